@@ -1,0 +1,105 @@
+// The packed cache behind llama_kv_cache's cells: one layer store per packed layer, one set of tiles per stream.
+#pragma once
+
+#include "cache/config.h"
+#include "cache/plan.h"
+#include "cache/tiles.h"
+#include "kernels/cpu/attend.h"
+
+#include "ggml.h"
+#include "llama-hparams.h"
+#include "llama-memory.h"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+struct llama_model;
+struct llama_ubatch;
+class llama_io_write_i;
+class llama_io_read_i;
+class llama_kv_cells;
+
+// Tensors of one packed layer; a follower's code tensors are its leader's.
+struct xq_layer {
+    xq_layer_plan plan;
+    uint32_t n_tiles = 0, n_rows = 0;
+    ggml_tensor * k_pages = nullptr; // f16 [n_embd_k, rows, streams]
+    ggml_tensor * v_pages = nullptr;
+    ggml_tensor * k_codes = nullptr; // i32 [words, streams]
+    ggml_tensor * v_codes = nullptr;
+    ggml_tensor * meta    = nullptr; // i8 [bytes, streams]: key metadata, then value metadata
+
+    bool owns_k() const { return plan.k_leader == plan.shape.il; }
+    bool owns_v() const { return plan.v_leader == plan.shape.il; }
+    size_t k_words()     const { return (size_t) n_tiles*plan.shape.n_head_kv*xq_head_words(plan.k); }
+    size_t v_words()     const { return (size_t) n_tiles*plan.shape.n_head_kv*xq_head_words(plan.v); }
+    size_t k_meta_size() const { return (size_t) n_tiles*plan.shape.n_head_kv*xq_head_meta_bytes(plan.k); }
+    size_t v_meta_size() const { return (size_t) n_tiles*plan.shape.n_head_kv*xq_head_meta_bytes(plan.v); }
+
+    // Geometry for the kernels, without addresses.
+    xq_layer_view view() const;
+};
+
+class xq_cache {
+public:
+    struct params {
+        const llama_model   & model;
+        const llama_hparams & hparams;
+        bool v_trans;
+        uint32_t kv_size, n_stream, n_seq_max;
+        const llama_memory_i::layer_filter_cb & filter;
+        bool shares_cells; // a draft context over another cache's cells
+    };
+
+    // The packed cache if the types ask for one, else null. Either way the types become those of the tensors that
+    // llama_kv_cache allocates itself: pages, or the plain cache of a sliding window, which stays in f16.
+    // Throws std::runtime_error (rule, value, remedy) for what cannot be packed.
+    static std::unique_ptr<xq_cache> create(ggml_type & type_k, ggml_type & type_v, bool sliding_window, const params & p);
+
+    // ---- storage, while llama_kv_cache creates its layers
+    uint32_t rows() const { return tiles[0].n_pages()*XQ_TILE; } // page rows of a stream
+    void add_layer(ggml_context * ctx, int il, ggml_tensor * k_pages, ggml_tensor * v_pages, bool on_host);
+
+    // ---- placing tokens
+    bool writable(uint32_t stream, const llama_kv_cells & cells, uint32_t cell) const { return tiles[stream].writable(cells, cell); }
+    bool has_room(uint32_t stream, int n_tokens) const { return tiles[stream].has_room(n_tokens); }
+    void place(uint32_t stream, const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) { tiles[stream].place(cells, idxs); }
+    std::vector<xq_tiles> trial_begin() const { return tiles; }
+    void trial_end(std::vector<xq_tiles> saved) { tiles = std::move(saved); }
+    uint32_t max_ubatch() const { return config.max_ubatch; }
+    void copy_stream(uint32_t src, uint32_t dst);
+
+    // ---- graph inputs
+    ggml_tensor * build_table(ggml_context * ctx, const llama_ubatch & ubatch) const;
+    void set_table(ggml_tensor * dst, const llama_ubatch & ubatch, uint32_t stream0, const std::vector<int32_t> & streams) const;
+    int64_t row(uint32_t stream, uint32_t cell) const { return (int64_t) stream*rows() + tiles[stream].row(cell); }
+    const xq_layer * find(int il) const;
+
+    // ---- session state (state.cpp): whole tiles, packed as they are. seq_id -1: all sequences.
+    void state_write(llama_io_write_i & io, const std::vector<llama_kv_cells> & cells, int seq_id) const;
+    // Into free tiles of any index: attention does not care about their order. seq_id -1 replaces everything; else
+    // the sequence is put into `stream`. On failure the sequences concerned are empty and the reason is thrown.
+    void state_read(llama_io_read_i & io, std::vector<llama_kv_cells> & cells, int seq_id, uint32_t stream);
+
+    // ---- report (report.cpp)
+    // tokens: cells in use; unpacked_bytes: an f16 window cache that belongs to the same model.
+    std::string report(uint32_t tokens, size_t unpacked_bytes) const;
+
+private:
+    xq_cache(const params & p, xq_config config);
+
+    void read_stream(llama_io_read_i & io, llama_kv_cells & cells, int seq_id, uint32_t stream);
+    std::string fingerprint() const; // of everything that the bytes of a session depend on
+
+    xq_config config;
+    uint32_t  kv_size, n_stream, n_seq_max;
+    std::vector<xq_layer> layers; // sized once: graph nodes keep pointers to its elements
+    std::vector<xq_tiles> tiles;  // by stream
+};
+
+// Reason of this thread's last refusal, for the C API.
+void xq_set_error(const std::string & text);
+const std::string & xq_error();

@@ -1,0 +1,41 @@
+// Settings of a packed cache and how they are read from text ("k_bits=2,window=128,...").
+#pragma once
+
+#include <string>
+
+// A layer threshold counts the packed layers from 0. `never` switches the feature off; a fraction of depth is
+// resolved once the number of layers is known.
+struct xq_threshold {
+    int    layer    = -1;   // -1: never
+    double fraction = -1.0; // >= 0: this part of the depth, rounded down to an even layer
+
+    int resolve(int n_layers) const;
+    std::string text() const;
+};
+
+struct xq_config {
+    int k_bits = 2;
+    int v_bits = 2;
+    xq_threshold k_1bit_from, v_1bit_from;
+    xq_threshold k_share_from, v_share_from;
+    int window = 128;              // newest tokens in full precision
+    int sink   = 4;                // first tokens in full precision, kept in whole tiles
+    double k_eta[5] = {0, 1.0/6, 0.045, 0, 0}; // by bit-width; index 0 unused
+    double v_eta[5] = {0, 1.0/6, 0.045, 0, 0};
+    int k_meta = 1;                // XQ_META_*
+    int v_meta = 1;
+    int follower = 0;              // XQ_FIT_*
+    int max_ubatch = 256;          // largest micro-batch; pages for it are part of the cache
+
+    std::string text() const;
+};
+
+// Parse settings over the defaults; throws std::runtime_error that names rule, value and remedy.
+xq_config xq_config_parse(const std::string & text);
+
+// Settings for contexts that this thread creates: those of xq_config_set, else the environment variable
+// XQUANT_KV, else the defaults.
+xq_config xq_config_current();
+
+// text == null: forget this thread's settings.
+void xq_config_set_thread(const char * text);

@@ -1,0 +1,30 @@
+// The layer plan: bits of every packed layer's keys and values, and which layer's codes it reads.
+#pragma once
+
+#include "cache/config.h"
+#include "format/xq_format.h"
+
+#include <vector>
+
+// Shape of one layer that this cache packs, in model order.
+struct xq_layer_shape {
+    int il;         // layer index in the model
+    int n_head_kv;
+    int dk, dv;     // head dims of keys and values
+
+    bool same_shape(const xq_layer_shape & o) const { return n_head_kv == o.n_head_kv && dk == o.dk && dv == o.dv; }
+};
+
+struct xq_layer_plan {
+    xq_layer_shape shape;
+    xq_side k, v;
+    int k_leader; // il of the layer whose key codes it reads; its own il if it keeps codes
+    int v_leader;
+};
+
+// Pairs are (0,1), (2,3), ... of the packed layers from the share thresholds on. A pair of different shapes, or one
+// cut by a 1-bit threshold, is not shared: codes can only be read at the bits they were written with.
+std::vector<xq_layer_plan> xq_make_plan(const xq_config & config, const std::vector<xq_layer_shape> & shapes);
+
+xq_side xq_key_side  (const xq_config & config, int bits, int dk, bool follower);
+xq_side xq_value_side(const xq_config & config, int bits, int dv, bool follower);

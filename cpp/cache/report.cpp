@@ -1,0 +1,59 @@
+// What the cache holds and costs, as JSON for the C API.
+#include "cache/cache.h"
+
+#include <cstdio>
+#include <sstream>
+
+namespace {
+
+std::string num(double v) {
+    char buf[32];
+    std::snprintf(buf, sizeof(buf), "%.6g", v);
+    return buf;
+}
+
+} // namespace
+
+std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes) const {
+    size_t codes = 0, scales = 0, residual = 0, scratch = 0, f16 = 0;
+    double code_bits = 0, elements = 0;
+    std::ostringstream rows;
+    for (const auto & l : layers) {
+        const auto & s = l.plan.shape;
+        const size_t c = ((l.owns_k() ? l.k_words() : 0) + (l.owns_v() ? l.v_words() : 0))*4*n_stream;
+        const size_t m = (l.k_meta_size() + l.v_meta_size())*n_stream;
+        const size_t r = (size_t) l.n_rows*s.n_head_kv*(s.dk + s.dv)*2*n_stream;
+        const double k_el = (double) s.n_head_kv*s.dk, v_el = (double) s.n_head_kv*s.dv;
+        codes += c; scales += m; residual += r;
+        f16 += (size_t) (k_el + v_el)*2*kv_size*n_stream;
+        elements  += (k_el + v_el)*kv_size*n_stream;
+        code_bits += (l.owns_k() ? l.plan.k.bits*k_el : 0) + (l.owns_v() ? l.plan.v.bits*v_el : 0);
+        scratch = std::max(scratch, xq_attend_scratch(s.dk, s.dv));
+        rows << (rows.tellp() > 0 ? "," : "") << "{\"il\":" << s.il << ",\"packed\":true"
+             << ",\"k_bits\":" << l.plan.k.bits << ",\"v_bits\":" << l.plan.v.bits
+             << ",\"k_leader\":" << (l.owns_k() ? -1 : l.plan.k_leader) << ",\"v_leader\":" << (l.owns_v() ? -1 : l.plan.v_leader)
+             << ",\"n_head_kv\":" << s.n_head_kv << ",\"head_dim_k\":" << s.dk << ",\"head_dim_v\":" << s.dv
+             << ",\"bytes_codes\":" << c << ",\"bytes_scales\":" << m << ",\"bytes_residual\":" << r << "}";
+    }
+    int sealed = 0, residual_tiles = 0;
+    for (uint32_t s = 0; s < n_stream; ++s) {
+        sealed         += tiles[s].count_sealed();
+        residual_tiles += tiles[s].count_residual();
+    }
+    // The last tile may reach past n_ctx: true bits are those of a sealed token, allocated bits those of n_ctx.
+    const double per_token = elements / ((double) kv_size*n_stream);
+    const double padded = (double) tiles[0].n_tiles()*XQ_TILE / kv_size;
+    std::ostringstream out;
+    out << "{\"format_version\":" << XQ_FORMAT_VERSION << ",\"n_ctx\":" << kv_size*n_stream << ",\"n_stream\":" << n_stream
+        << ",\"n_seq_max\":" << n_seq_max << ",\"tile\":" << XQ_TILE << ",\"window\":" << config.window << ",\"sink\":" << config.sink
+        << ",\"tokens\":" << tokens << ",\"tiles_sealed\":" << sealed << ",\"tiles_residual\":" << residual_tiles
+        << ",\"pages\":" << tiles[0].n_pages() << ",\"cpu\":\"" << xq_cpu().name << "\",\"config\":\"" << config.text() << "\""
+        << ",\"bytes\":{\"codes\":" << codes << ",\"scales\":" << scales << ",\"residual\":" << residual
+        << ",\"scratch\":" << scratch << ",\"unpacked\":" << unpacked_bytes << "}"
+        << ",\"bytes_f16\":" << f16 + unpacked_bytes
+        << ",\"code_bits\":" << num(code_bits/per_token)
+        << ",\"true_bits\":" << num(8.0*(codes + scales)/elements/padded)
+        << ",\"allocated_bits\":" << num(8.0*(codes + scales + residual)/elements)
+        << ",\"layers\":[" << rows.str() << "]}";
+    return out.str();
+}

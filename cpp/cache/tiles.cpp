@@ -1,0 +1,210 @@
+#include "cache/tiles.h"
+
+#include "format/xq_table.h"
+
+#include <algorithm>
+
+int xq_tile_rules::pages(int n_tiles) const {
+    const auto up = [](int n) { return (n + XQ_TILE - 1) / XQ_TILE; };
+    return std::min(n_tiles, fresh(max_ubatch) + n_seq*(up(window) + 1 + up(sink)));
+}
+
+// Tokens fill empty tiles in order, but may start and end inside one.
+int xq_tile_rules::fresh(int n_tokens) { return (n_tokens + XQ_TILE - 1)/XQ_TILE + 2; }
+
+xq_tiles::xq_tiles(const xq_tile_rules & rules, uint32_t n_cells)
+    : rules(rules), tiles((n_cells + XQ_TILE - 1) / XQ_TILE), pages_total(rules.pages((int) tiles.size())) {
+    forget();
+}
+
+void xq_tiles::forget() {
+    std::fill(tiles.begin(), tiles.end(), tile_state{});
+    free_pages.clear();
+    for (int p = pages_total - 1; p >= 0; --p) {
+        free_pages.push_back(p);
+    }
+    seal_list.clear();
+}
+
+bool xq_tiles::in_use(const llama_kv_cells & cells, int tile) const {
+    const uint32_t end = std::min<uint32_t>(cells.size(), (tile + 1)*XQ_TILE);
+    for (uint32_t i = tile*XQ_TILE; i < end; ++i) {
+        if (!cells.is_empty(i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+uint32_t xq_tiles::data_mask(const llama_kv_cells & cells, int tile) const {
+    const uint32_t first = tile*XQ_TILE, end = std::min<uint32_t>(cells.size(), first + XQ_TILE);
+    uint32_t mask = 0;
+    for (uint32_t i = first; i < end; ++i) {
+        mask |= (uint32_t) !cells.is_empty(i) << (i - first);
+    }
+    return mask;
+}
+
+bool xq_tiles::writable(const llama_kv_cells & cells, uint32_t cell) const {
+    const int tile = (int) (cell / XQ_TILE);
+    return !tiles[tile].sealed || tiles[tile].page >= 0 || !in_use(cells, tile);
+}
+
+int xq_tiles::from(int tile) const { return tiles[tile].sealed ? tiles[tile].from : XQ_NOT_SEALED; }
+
+int xq_tiles::row(uint32_t cell) const {
+    return tiles[cell / XQ_TILE].page*XQ_TILE + (int) (cell % XQ_TILE);
+}
+
+// A tile stays in full precision while any of its cells is among the newest `window` tokens of its sequence, or
+// is a sink.
+bool xq_tiles::protected_by_rules(const llama_kv_cells & cells, int tile) const {
+    const uint32_t end = std::min<uint32_t>(cells.size(), (tile + 1)*XQ_TILE);
+    for (uint32_t i = tile*XQ_TILE; i < end; ++i) {
+        if (cells.is_empty(i)) {
+            continue;
+        }
+        const llama_pos pos = cells.pos_get(i);
+        if (pos < rules.sink) {
+            return true;
+        }
+        for (llama_seq_id s = 0, left = cells.seq_count(i); left > 0; ++s) {
+            if (cells.seq_has(i, s)) {
+                --left;
+                if (pos > cells.seq_pos_max(s) - rules.window) {
+                    return true;
+                }
+            }
+        }
+    }
+    return false;
+}
+
+// Sequence operations empty cells behind our back; a tile without data gives up its codes and its page.
+void xq_tiles::drop_empty(const llama_kv_cells & cells) {
+    for (int t = 0; t < n_tiles(); ++t) {
+        tile_state & s = tiles[t];
+        if ((s.sealed || s.page >= 0) && !in_use(cells, t)) {
+            if (s.page >= 0) {
+                free_pages.push_back(s.page);
+            }
+            s = tile_state{};
+        }
+    }
+}
+
+// A free page, or the backup of the tile that was sealed longest ago.
+int xq_tiles::take_page(uint32_t now) {
+    if (!free_pages.empty()) {
+        const int page = free_pages.back();
+        free_pages.pop_back();
+        return page;
+    }
+    tile_state * oldest = nullptr;
+    for (tile_state & s : tiles) {
+        if (s.sealed && s.page >= 0 && s.age != now && (!oldest || s.age < oldest->age)) {
+            oldest = &s;
+        }
+    }
+    if (!oldest) {
+        return -1;
+    }
+    const int page = oldest->page;
+    oldest->page = -1;
+    return page;
+}
+
+void xq_tiles::seal(const llama_kv_cells & cells, int tile) {
+    tile_state & s = tiles[tile];
+    int32_t newest = 0;
+    const uint32_t first = tile*XQ_TILE, end = std::min<uint32_t>(cells.size(), first + XQ_TILE);
+    for (uint32_t i = first; i < end; ++i) {
+        if (!cells.is_empty(i)) {
+            newest = std::max(newest, cells.pos_get(i));
+        }
+    }
+    s.sealed = true;
+    s.from   = newest + rules.window;
+    seal_list.push_back({tile, s.page, data_mask(cells, tile)});
+}
+
+int xq_tiles::pages_to_give() const {
+    return (int) free_pages.size() + (int) std::count_if(tiles.begin(), tiles.end(),
+        [](const tile_state & s) { return s.sealed && s.page >= 0; });
+}
+
+bool xq_tiles::has_room(int n_tokens) const {
+    return pages_total == n_tiles() || pages_to_give() >= xq_tile_rules::fresh(n_tokens);
+}
+
+// Leave free or reclaimable pages for the next micro-batch. The rules hold enough for ordinary use; when tiles
+// with holes hog pages, the oldest are sealed early, those under the rules last.
+void xq_tiles::keep_reserve(const llama_kv_cells & cells, uint32_t now) {
+    int missing = xq_tile_rules::fresh(rules.max_ubatch) - pages_to_give();
+    if (missing <= 0 || pages_total == n_tiles()) {
+        return; // with a page for every tile nothing ever has to give way
+    }
+    std::vector<std::pair<std::pair<int, uint32_t>, int>> order;
+    for (int t = 0; t < n_tiles(); ++t) {
+        if (tiles[t].page >= 0 && !tiles[t].sealed) {
+            const int rank = tiles[t].age == now ? 2 : (protected_by_rules(cells, t) ? 1 : 0);
+            order.push_back({{rank, tiles[t].age}, t});
+        }
+    }
+    std::sort(order.begin(), order.end());
+    for (size_t i = 0; i < order.size() && missing > 0; ++i, --missing) {
+        seal(cells, order[i].second);
+    }
+}
+
+void xq_tiles::place(const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) {
+    const uint32_t now = ++clock;
+    seal_list.clear();
+    drop_empty(cells);
+
+    // Mark before giving pages, so that no tile of this batch loses its backup to another one.
+    for (const uint32_t i : idxs) {
+        tiles[i / XQ_TILE].age = now;
+    }
+    for (const uint32_t i : idxs) {
+        tile_state & s = tiles[i / XQ_TILE];
+        if (s.sealed && s.page < 0) {
+            s = tile_state{}; // was empty before this batch: writable() lets nothing else through
+            s.age = now;
+        }
+        s.sealed = false;
+        if (s.page < 0) {
+            s.page = take_page(now);
+        }
+    }
+
+    for (int t = 0; t < n_tiles(); ++t) {
+        const tile_state & s = tiles[t];
+        if (s.page >= 0 && !s.sealed && data_mask(cells, t) == 0xFFFFFFFFu && !protected_by_rules(cells, t)) {
+            seal(cells, t);
+        }
+    }
+    keep_reserve(cells, now);
+}
+
+void xq_tiles::restore_sealed(int tile, int from) {
+    tiles[tile] = tile_state{};
+    tiles[tile].sealed = true;
+    tiles[tile].from   = from;
+    tiles[tile].age    = ++clock;
+}
+
+int xq_tiles::restore_residual(int tile) {
+    tiles[tile] = tile_state{};
+    tiles[tile].age = ++clock;
+    tiles[tile].page = take_page(clock);
+    return tiles[tile].page;
+}
+
+int xq_tiles::count_sealed() const {
+    return (int) std::count_if(tiles.begin(), tiles.end(), [](const tile_state & s) { return s.sealed; });
+}
+
+int xq_tiles::count_residual() const {
+    return (int) std::count_if(tiles.begin(), tiles.end(), [](const tile_state & s) { return s.page >= 0 && !s.sealed; });
+}

@@ -1,0 +1,87 @@
+// Bookkeeping of one stream's tiles: which are sealed, which have a page of f16 rows, what to seal next.
+// Pure state over cells; it touches no tensor, so that a batch can be placed in trial and rolled back.
+//
+// A tile's life:  empty -> residual (has a page) -> sealed with its page kept as backup -> sealed.
+// Sealing does not take the page away at once: pages are reclaimed, oldest first, when new tiles need them.
+// While the backup is there, rewinding into the tile is exact: it simply becomes residual again.
+#pragma once
+
+#include "llama-kv-cells.h"
+
+#include <cstdint>
+#include <vector>
+
+struct xq_tile_rules {
+    int window     = 128; // newest tokens that stay in full precision
+    int sink       = 0;   // tiles with a position below this stay residual
+    int max_ubatch = 256;
+    int n_seq      = 1;   // sequences that the stream may hold
+
+    // Pages that keep the rules for every sequence and leave room for a whole micro-batch.
+    int pages(int n_tiles) const;
+
+    // Most empty tiles that n_tokens can open.
+    static int fresh(int n_tokens);
+};
+
+struct xq_seal {
+    int32_t tile, page;
+    uint32_t cells; // bit set = the cell holds data
+};
+
+class xq_tiles {
+public:
+    xq_tiles(const xq_tile_rules & rules, uint32_t n_cells);
+
+    // May a new token go to this (empty) cell? Not into the holes of a tile that is sealed for good.
+    bool writable(const llama_kv_cells & cells, uint32_t cell) const;
+
+    // Are there pages for a micro-batch of this size? Always true unless a restored session fills them.
+    bool has_room(int n_tokens) const;
+
+    // Account for a micro-batch whose cells have just been set: give its tiles pages and decide what is sealed
+    // now. Deterministic in state and arguments.
+    void place(const llama_kv_cells & cells, const std::vector<uint32_t> & idxs);
+
+    const std::vector<xq_seal> & seals() const { return seal_list; }
+    int n_tiles() const { return (int) tiles.size(); }
+    int n_pages() const { return pages_total; }
+    int page(int tile) const { return tiles[tile].page; }
+    bool sealed(int tile) const { return tiles[tile].sealed; }
+    int from(int tile) const; // XQ_NOT_SEALED or the first query position that reads the codes
+    int row(uint32_t cell) const; // page row of a cell in a residual tile
+
+    // Restoring a session: a tile that is sealed and has no page, or a residual one with a fresh page (-1: none left).
+    void restore_sealed(int tile, int from);
+    int  restore_residual(int tile);
+    void forget(); // all tiles empty
+
+    // Take codes and pages from tiles whose cells have all been emptied.
+    void drop_empty(const llama_kv_cells & cells);
+
+    int count_sealed() const;
+    int count_residual() const;
+
+private:
+    struct tile_state {
+        int32_t  page   = -1;
+        bool     sealed = false;
+        int32_t  from   = 0;
+        uint32_t age    = 0; // when it was written last
+    };
+
+    bool in_use(const llama_kv_cells & cells, int tile) const;
+    uint32_t data_mask(const llama_kv_cells & cells, int tile) const;
+    bool protected_by_rules(const llama_kv_cells & cells, int tile) const;
+    void seal(const llama_kv_cells & cells, int tile);
+    int  take_page(uint32_t now);
+    int  pages_to_give() const;
+    void keep_reserve(const llama_kv_cells & cells, uint32_t now);
+
+    xq_tile_rules rules;
+    std::vector<tile_state> tiles;
+    std::vector<int32_t>    free_pages;
+    std::vector<xq_seal>    seal_list;
+    int      pages_total;
+    uint32_t clock = 0;
+};

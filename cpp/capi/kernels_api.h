@@ -1,0 +1,52 @@
+// Kernel-level entry points: what tests, the self-test and microbenchmarks call on plain arrays. Every function
+// takes the implementation's name ("reference", "avx2", "generic"); unknown or unsupported names return -1.
+#pragma once
+
+#include "capi/xquant.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// One side of a layer, as xq_side (format/xq_format.h).
+typedef struct {
+    int32_t bits, meta, rows, strips, lanes_last, fit;
+    float   eta;
+} xq_api_side;
+
+XQ_API int xq_api_strip_words(int rows, int bits);
+XQ_API int xq_api_meta_bytes(int rows, int meta);
+
+// Quantise / dequantise one strip; contracts in reference/reference.h.
+XQ_API int xq_api_seal(const char * impl, const xq_api_side * side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
+                       uint32_t * codes, int leader, uint8_t * meta);
+XQ_API int xq_api_unpack(const char * impl, const xq_api_side * side, const uint32_t * codes, const uint8_t * meta, float * out);
+
+// acc[n][32] += m[n][m_stride] . codes[rows][32]
+XQ_API int xq_api_mac(const char * impl, int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc);
+
+// A whole layer: seal the table's list, then attend. Arrays as in kernels/cpu/attend.h, one stream layout.
+typedef struct {
+    int32_t dk, dv, n_head, n_head_kv, n_tokens, n_stream, n_kv, n_tiles, n_rows, n_threads, n_split;
+    float   scale, softcap, max_bias;
+    xq_api_side k, v;
+    uint32_t * k_codes;
+    uint32_t * v_codes;
+    uint8_t  * meta;      // [stream][key metadata of all tiles, value metadata of all tiles]
+    uint16_t * k_pages;
+    uint16_t * v_pages;
+    const float    * q;   // [n_tokens][n_head][dk]
+    const uint16_t * mask;// f16 [n_stream][n_tokens/n_stream][n_kv]
+    const int32_t  * table;
+    const float    * sinks;
+    float * out;          // [n_tokens][n_head][dv]
+    int32_t k_leads, v_leads;
+} xq_api_layer;
+
+XQ_API int xq_api_seal_layer(const char * impl, const xq_api_layer * layer);
+// n_split 0: as the graph would choose.
+XQ_API int xq_api_attend(const char * impl, const xq_api_layer * layer);
+
+#ifdef __cplusplus
+}
+#endif

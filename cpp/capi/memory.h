@@ -1,0 +1,9 @@
+// What llama_context asks of its memory.
+#pragma once
+
+#include <cstdint>
+
+struct llama_memory_i;
+
+// Micro-batches of a packed cache are at most config.max_ubatch tokens: pages for one are part of the cache.
+uint32_t xq_cap_ubatch(llama_memory_i * memory, uint32_t n_ubatch);

@@ -1,0 +1,102 @@
+#include "capi/xquant.h"
+#include "capi/memory.h"
+
+#include "cache/cache.h"
+#include "kernels/cpu/kernels.h"
+
+#include "ggml-backend.h"
+#include "llama-kv-cache.h"
+#include "llama-kv-cache-iswa.h"
+#include "llama-memory-hybrid.h"
+#include "llama-memory-hybrid-iswa.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <string>
+
+namespace {
+
+int give(const std::string & text, char * buf, int size) {
+    if (buf && size > 0) {
+        const size_t n = std::min(text.size(), (size_t) size - 1);
+        std::memcpy(buf, text.data(), n);
+        buf[n] = 0;
+    }
+    return (int) text.size();
+}
+
+// The cache that may be packed and, beside it, the window cache that never is.
+struct caches {
+    const llama_kv_cache * main   = nullptr;
+    const llama_kv_cache * window = nullptr;
+};
+
+caches of(llama_memory_i * memory) {
+    if (auto * kv = dynamic_cast<llama_kv_cache *>(memory)) {
+        return {kv, nullptr};
+    }
+    if (auto * kv = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
+        return {kv->get_base(), kv->get_swa()};
+    }
+    if (auto * kv = dynamic_cast<llama_memory_hybrid *>(memory)) {
+        return {kv->get_mem_attn(), nullptr};
+    }
+    if (auto * kv = dynamic_cast<llama_memory_hybrid_iswa *>(memory)) {
+        return {kv->get_mem_attn()->get_base(), kv->get_mem_attn()->get_swa()};
+    }
+    return {};
+}
+
+} // namespace
+
+uint32_t xq_cap_ubatch(llama_memory_i * memory, uint32_t n_ubatch) {
+    const caches c = of(memory);
+    return c.main && c.main->get_xq() ? std::min(n_ubatch, c.main->get_xq()->max_ubatch()) : n_ubatch;
+}
+
+int xq_abi_version(void) { return 1; }
+int xq_ggml_type(void) { return GGML_TYPE_XQ; }
+
+int xq_config_set(const char * text) {
+    try {
+        xq_set_error("");
+        xq_config_set_thread(text);
+        return 0;
+    } catch (const std::exception & e) {
+        xq_set_error(e.what());
+        return -1;
+    }
+}
+
+const char * xq_last_error(void) { return xq_error().c_str(); }
+
+int xq_report(const struct llama_context * ctx, char * buf, int size) {
+    const caches c = of(llama_get_memory(ctx));
+    if (!c.main || !c.main->get_xq()) {
+        return -1;
+    }
+    uint32_t tokens = 0;
+    for (uint32_t s = 0; s < c.main->get_n_stream(); ++s) {
+        tokens += c.main->get_cells((llama_seq_id) s).get_used();
+    }
+    size_t unpacked = 0;
+    if (c.window) {
+        for (const auto & [buft, bytes] : c.window->memory_breakdown()) {
+            unpacked += bytes;
+        }
+    }
+    return give(c.main->get_xq()->report(tokens, unpacked), buf, size);
+}
+
+int xq_cpu_implementations(char * buf, int size) {
+    const xq_cpu_kernels * list[8];
+    const int n = xq_cpu_list(list, 8);
+    std::string text = xq_cpu().name;
+    for (int i = 0; i < n; ++i) {
+        if (list[i] != &xq_cpu()) {
+            text += std::string(",") + list[i]->name;
+        }
+    }
+    return give(text, buf, size);
+}

@@ -1,0 +1,40 @@
+// C API of the packed KV cache, exported by the patched libllama. Python binds it (xquant_gguf/_native.py).
+#pragma once
+
+#include <stdint.h>
+
+#ifdef _WIN32
+#define XQ_API __declspec(dllexport)
+#else
+#define XQ_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct llama_context;
+
+// Changes when a function below changes its meaning.
+XQ_API int xq_abi_version(void);
+
+// Value for llama_context_params.type_k and type_v that asks for a packed cache (flash attention enabled).
+XQ_API int xq_ggml_type(void);
+
+// Settings ("k_bits=2,window=128,...", cache/config.h) for packed contexts that this thread creates from now on;
+// NULL returns to the environment variable XQUANT_KV or the defaults. 0, or -1 with xq_last_error().
+XQ_API int xq_config_set(const char * text);
+
+// Why the last packed context of this thread was refused, or "".
+XQ_API const char * xq_last_error(void);
+
+// JSON description of a context's packed cache: plan, bytes by kind, bits. Writes at most size bytes including
+// the final NUL; returns the length needed without it, or -1 if the context has no packed cache.
+XQ_API int xq_report(const struct llama_context * ctx, char * buf, int size);
+
+// Names of the CPU implementations that run here, comma separated, the one in use first. Returns as xq_report.
+XQ_API int xq_cpu_implementations(char * buf, int size);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,141 @@
+// What a packed byte means: the one definition that C, C++, CUDA and Metal sources share.
+//
+// A *tile* is 32 consecutive KV cells of one KV head. It is stored as *strips*: rows x 32 lanes of codes,
+// with one scale and one zero point per row (a row is a quantisation group).
+//
+//   keys    1 strip                    rows = head_dim (channels)   lanes = the tile's 32 tokens
+//   values  ceil(head_dim/32) strips   rows = the tile's 32 tokens  lanes = 32 channels
+//
+// So keys are grouped per channel over tokens, values per token over channels, and both scores and outputs
+// are one primitive:  acc[lane] += m[row] * code[row][lane]  with the scales folded into m.
+//
+// Codes: every lane owns u32 words of its own; row i sits at bits (i*b) % 32 of word (i*b)/32, and word w of
+// lane l is at index w*32 + l. On a GPU one warp reads one word per lane, coalesced; on a CPU the byte-wise
+// mask (w >> k) & 0x03030303 yields rows k, k+4, k+8, k+12 of a lane, ready for maddubs / sdot / dp4a.
+// 3-bit codes are a 2-bit plane (low bits) followed by a 1-bit plane.
+#ifndef XQ_FORMAT_H
+#define XQ_FORMAT_H
+
+#if !defined(__METAL_VERSION__)
+#include <stdint.h>
+#endif
+
+#if defined(__CUDACC__)
+#define XQ_FN static __host__ __device__ inline
+#elif defined(__METAL_VERSION__)
+#define XQ_FN static inline
+#else
+#define XQ_FN static inline
+#endif
+
+#define XQ_FORMAT_VERSION 1
+#define XQ_TILE  32  // cells in a tile = elements in a group
+#define XQ_LANES 32
+
+// Precision of a group's scale and zero point.
+#define XQ_META_F16 0  // f16 scale, f16 zero point: 32 bits a group
+#define XQ_META_Q8  1  // 8-bit scale, 8-bit midpoint under four f16 values a strip: 16 bits a group + 64 a strip
+
+// ---- codes ----------------------------------------------------------------------------------------------
+
+XQ_FN int xq_n_planes(int bits) { return bits == 3 ? 2 : 1; }
+
+// Bits of plane p: 3-bit codes split into 2 + 1, every other width is one plane.
+XQ_FN int xq_plane_bits(int bits, int p) { return bits == 3 ? 2 - p : bits; }
+
+// Words per lane that `rows` rows take in a plane of `plane_bits`.
+XQ_FN int xq_plane_words(int rows, int plane_bits) { return (rows * plane_bits + 31) / 32; }
+
+// u32 words of all planes and lanes of a strip.
+XQ_FN int xq_strip_words(int rows, int bits) {
+    int n = 0;
+    for (int p = 0; p < xq_n_planes(bits); ++p) {
+        n += xq_plane_words(rows, xq_plane_bits(bits, p)) * XQ_LANES;
+    }
+    return n;
+}
+
+// Row i of a lane out of the word that holds it, and into it (the field must be zero before).
+XQ_FN uint32_t xq_code_get(uint32_t word, int row, int plane_bits) {
+    return (word >> ((row * plane_bits) & 31)) & ((1u << plane_bits) - 1u);
+}
+XQ_FN uint32_t xq_code_put(uint32_t word, int row, int plane_bits, uint32_t code) {
+    return word | ((code & ((1u << plane_bits) - 1u)) << ((row * plane_bits) & 31));
+}
+XQ_FN int xq_code_word(int row, int plane_bits) { return (row * plane_bits) >> 5; }
+
+// ---- quantiser (XQuant, arXiv 2510.11236, relaxed calibration) -------------------------------------------
+
+// Largest code: 2^B - 1.
+XQ_FN int xq_code_max(int bits) { return (1 << bits) - 1; }
+
+// code = round((x - min) / s), s = (max - min) / (2^B - 1). `inv` is xq_group_inv(). Plain f32 steps without
+// fused multiply-add, so that every implementation gives the same code.
+XQ_FN float xq_group_inv(float lo, float hi, int bits) {
+    const float range = hi - lo;
+    return range > 0.0f ? (float) xq_code_max(bits) / range : 0.0f;
+}
+XQ_FN int xq_encode(float x, float lo, float inv, int bits) {
+    const float t = (x - lo) * inv;
+    const int   c = (int) (t + 0.5f);
+    return c < 0 ? 0 : (c > xq_code_max(bits) ? xq_code_max(bits) : c);
+}
+
+// Relaxed scale and zero point: s' = (1 - 2 eta) s and z' = min + eta (max - min). A larger eta pulls the end
+// levels inwards: at low bits the extremes are rare and the end bins are better served nearer to the centre.
+XQ_FN float xq_relaxed_scale(float lo, float hi, int bits, float eta) {
+    const float s = (hi - lo) / (float) xq_code_max(bits);
+    return (1.0f - 2.0f * eta) * s;
+}
+XQ_FN float xq_relaxed_zero(float lo, float hi, float eta) {
+    const float pull = eta * (hi - lo);
+    return lo + pull;
+}
+
+// ---- scale and zero planes --------------------------------------------------------------------------------
+// XQ_META_F16: f16 scale[rows], f16 zero[rows]
+// XQ_META_Q8 : f16 {scale_min, scale_step, mid_min, mid_step}, u8 scale[rows], u8 mid[rows]
+//              scale = scale_min + scale_step*u ; mid = mid_min + mid_step*u ; zero = mid - scale*(2^B-1)/2
+// The midpoint is stored instead of the zero point because an error in the scale then does not move the group.
+
+#define XQ_META_Q8_HEAD 8  // bytes of the four f16 values
+
+XQ_FN int xq_meta_bytes(int rows, int meta) {
+    return meta == XQ_META_F16 ? 4 * rows : XQ_META_Q8_HEAD + 2 * rows;
+}
+
+// 8-bit code of v on the grid lo + step*u; inv = 1/step or 0.
+XQ_FN int xq_meta_u8(float v, float lo, float inv) {
+    const float t = (v - lo) * inv;
+    const int   u = (int) (t + 0.5f);
+    return u < 0 ? 0 : (u > 255 ? 255 : u);
+}
+XQ_FN float xq_meta_value(float lo, float step, int u) {
+    const float t = step * (float) u;
+    return lo + t;
+}
+XQ_FN float xq_zero_of_mid(float mid, float scale, int bits) {
+    const float half_span = scale * (0.5f * (float) xq_code_max(bits));
+    return mid - half_span;
+}
+
+// A follower layer keeps no codes: it reads its leader's, with scales and zero points of its own.
+#define XQ_FIT_MINMAX 0  // from its own minimum and maximum, as the paper does
+#define XQ_FIT_LS     1  // least squares of its values on the leader's codes; the scale may be negative
+
+// ---- one side (keys or values) of one layer ---------------------------------------------------------------
+
+typedef struct {
+    int   bits;          // 1..4
+    int   meta;          // XQ_META_*
+    int   rows;          // rows of a strip
+    int   strips;        // strips of a tile and head
+    int   lanes_last;    // valid lanes of the last strip (head_dim % 32 for values, 32 for keys)
+    int   fit;           // XQ_FIT_*: how a follower's scales are found; an owner of codes always uses min/max
+    float eta;           // relaxation in [0, 0.5]
+} xq_side;
+
+XQ_FN int xq_head_words(xq_side s)      { return s.strips * xq_strip_words(s.rows, s.bits); }
+XQ_FN int xq_head_meta_bytes(xq_side s) { return s.strips * xq_meta_bytes(s.rows, s.meta); }
+
+#endif

@@ -1,0 +1,83 @@
+// Packed attention and sealing on the CPU: which tiles, in which form, for which rows. The arithmetic is in
+// the primitives of kernels.h.
+#pragma once
+
+#include "format/xq_table.h"
+#include "kernels/cpu/kernels.h"
+
+#include <cstddef>
+#include <cstdint>
+
+// Packed planes and residual pages of one layer. Codes may be a leader's; metadata and pages are always its own.
+// Layout of codes and metadata: [stream][tile][head][strip]; pages: f16 rows of all heads, [stream][page][32].
+struct xq_layer_view {
+    int dk, dv, n_head_kv;
+    xq_side k, v;
+
+    uint32_t * k_codes;
+    uint32_t * v_codes;
+    uint8_t  * k_meta;
+    uint8_t  * v_meta;
+    uint16_t * k_pages;
+    uint16_t * v_pages;
+
+    // strides between streams: u32 words, bytes, rows
+    size_t k_code_stream, v_code_stream, meta_stream, page_stream;
+    size_t k_row, v_row; // f16 elements between page rows
+
+    bool k_leads, v_leads; // the codes are this layer's own
+
+    uint32_t * k_tile(int stream, int tile, int head) const {
+        return k_codes + stream*k_code_stream + ((size_t) tile*n_head_kv + head) * xq_head_words(k);
+    }
+    uint32_t * v_tile(int stream, int tile, int head) const {
+        return v_codes + stream*v_code_stream + ((size_t) tile*n_head_kv + head) * xq_head_words(v);
+    }
+    uint8_t * k_tile_meta(int stream, int tile, int head) const {
+        return k_meta + stream*meta_stream + ((size_t) tile*n_head_kv + head) * xq_head_meta_bytes(k);
+    }
+    uint8_t * v_tile_meta(int stream, int tile, int head) const {
+        return v_meta + stream*meta_stream + ((size_t) tile*n_head_kv + head) * xq_head_meta_bytes(v);
+    }
+    uint16_t * k_page(int stream, int page, int head) const {
+        return k_pages + (stream*page_stream + (size_t) page*XQ_TILE)*k_row + (size_t) head*dk;
+    }
+    uint16_t * v_page(int stream, int page, int head) const {
+        return v_pages + (stream*page_stream + (size_t) page*XQ_TILE)*v_row + (size_t) head*dv;
+    }
+};
+
+struct xq_attend_args {
+    xq_layer_view layer;
+
+    const float * q;              // [token][head][dk]
+    size_t q_token, q_head;       // strides in floats
+    const uint16_t * mask;        // f16 [stream][token of the stream][n_kv]
+    size_t mask_token, mask_stream;
+    const int32_t * table;        // xq_table.h
+    const float * sinks;          // [n_head] or null
+
+    int n_head, n_tokens, n_stream, n_kv;
+    float scale, softcap, max_bias;
+
+    float * out;                  // n_split == 1: [token][head][dv]; else [split][token][head][dv + 2]
+    int n_split;
+};
+
+// Splits of the tile range that give threads enough to do when there are few queries. Depends on shapes only,
+// so results do not depend on the number of threads.
+int xq_attend_splits(int n_tokens, int n_stream, int n_head_kv, int n_head, int n_kv);
+
+// This thread's share of the work. With n_split > 1 the output holds partial sums (dv values, their maximum
+// logit and weight) for xq_combine.
+void xq_attend(const xq_cpu_kernels & kern, const xq_attend_args & args, int ith, int nth);
+
+// Merge n_split partial results of every token and head: in [split][token][head][dv + 2], out [token][head][dv].
+void xq_combine(const float * in, float * out, const float * sinks, int dv, int n_head, int n_tokens, int n_split,
+                int ith, int nth);
+
+// Seal every entry of the table's list: pages to codes and metadata.
+void xq_seal_tiles(const xq_cpu_kernels & kern, const xq_layer_view & layer, const int32_t * table, int ith, int nth);
+
+// Bytes of scratch that one thread needs for xq_attend.
+size_t xq_attend_scratch(int dk, int dv);

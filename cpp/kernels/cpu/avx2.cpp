@@ -1,0 +1,453 @@
+// AVX2 + FMA + F16C implementation.
+//
+// mac: codes against multipliers quantised to 15 bits, m = step * (256*hi + lo) with hi and lo in int8. A word
+// holds one lane's rows; (word >> k) & mask leaves four of them in its bytes, which maddubs multiplies by four
+// broadcast int8 multipliers. hi and lo share the unpacked codes, so 15 bits cost half as much again as 8:
+// per 128 2-bit codes 1 load, 3 shifts, 4 ands, 8 maddubs, 8 adds (0.19 instructions a code).
+#include "kernels/cpu/kernels.h"
+
+#include "reference/reference.h"
+
+#include <immintrin.h>
+
+#include <cstring>
+#include <limits>
+
+namespace {
+
+bool supported() {
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#else
+    return true; // MSVC builds for AVX2 run on nothing less
+#endif
+}
+
+float from_f16(uint16_t x) { return _cvtsh_ss(x); }
+
+uint16_t load_u16(const uint8_t * p) { uint16_t v; std::memcpy(&v, p, 2); return v; }
+
+__m256 load8_f16(const uint16_t * p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) p)); }
+
+__m256 load8_u8(const uint8_t * p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) p)));
+}
+
+float hmax(__m256 v) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    x = _mm_max_ss(x, _mm_movehdup_ps(x));
+    return _mm_cvtss_f32(x);
+}
+float hmin(__m256 v) {
+    __m128 x = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_min_ps(x, _mm_movehl_ps(x, x));
+    x = _mm_min_ss(x, _mm_movehdup_ps(x));
+    return _mm_cvtss_f32(x);
+}
+float hsum(__m256 v) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    x = _mm_add_ss(x, _mm_movehdup_ps(x));
+    return _mm_cvtss_f32(x);
+}
+
+// exp for x <= 0: 2^n times a degree-6 polynomial of the remainder; relative error below 2e-7.
+__m256 exp8(__m256 x) {
+    x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
+    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(1.0f/720);
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f/120));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f/24));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f/6));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+    const __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(e));
+}
+
+// ---- scale and zero planes ---------------------------------------------------------------------------------
+
+void read_meta(const xq_side & side, const uint8_t * meta, float * scale, float * zero) {
+    if (side.rows % 8 != 0) {
+        return xq_ref_read_meta(side, meta, scale, zero);
+    }
+    if (side.meta == XQ_META_F16) {
+        const uint16_t * h = (const uint16_t *) meta;
+        for (int i = 0; i < side.rows; i += 8) {
+            _mm256_storeu_ps(scale + i, load8_f16(h + i));
+            _mm256_storeu_ps(zero  + i, load8_f16(h + side.rows + i));
+        }
+        return;
+    }
+    const __m256 s0 = _mm256_set1_ps(from_f16(load_u16(meta))),     s1 = _mm256_set1_ps(from_f16(load_u16(meta + 2)));
+    const __m256 m0 = _mm256_set1_ps(from_f16(load_u16(meta + 4))), m1 = _mm256_set1_ps(from_f16(load_u16(meta + 6)));
+    const __m256 half = _mm256_set1_ps(0.5f * (float) xq_code_max(side.bits));
+    for (int i = 0; i < side.rows; i += 8) {
+        const __m256 s = _mm256_add_ps(s0, _mm256_mul_ps(s1, load8_u8(meta + XQ_META_Q8_HEAD + i)));
+        const __m256 m = _mm256_add_ps(m0, _mm256_mul_ps(m1, load8_u8(meta + XQ_META_Q8_HEAD + side.rows + i)));
+        _mm256_storeu_ps(scale + i, s);
+        _mm256_storeu_ps(zero  + i, _mm256_sub_ps(m, _mm256_mul_ps(s, half)));
+    }
+}
+
+// ---- mac ---------------------------------------------------------------------------------------------------
+
+// Multipliers of up to MAX_ROWS rows as int8 pairs, in the byte order in which codes of one word meet them.
+struct multipliers {
+    alignas(32) int8_t hi[XQ_MAX_HEAD_DIM];
+    alignas(32) int8_t lo[XQ_MAX_HEAD_DIM];
+    float step; // 0: all multipliers are zero
+};
+
+// 16 int8 values of rows 0..15 into word order. Bits 2: byte b, field k holds row 4b+k -> a 4x4 transpose.
+// Bits 4: rows 2b+k within each half. Bits 1 need 32 rows and are handled by their caller.
+__m128i order16(__m128i v, int plane_bits) {
+    const __m128i by2 = _mm_setr_epi8(0,4,8,12, 1,5,9,13, 2,6,10,14, 3,7,11,15);
+    const __m128i by4 = _mm_setr_epi8(0,2,4,6, 1,3,5,7, 8,10,12,14, 9,11,13,15);
+    return _mm_shuffle_epi8(v, plane_bits == 2 ? by2 : by4);
+}
+
+// 32 rows of 1-bit codes: byte b, field k holds row 8b+k.
+void order32_1bit(int8_t * rows) {
+    const __m128i pairs = _mm_setr_epi8(0,8, 1,9, 2,10, 3,11, 4,12, 5,13, 6,14, 7,15);
+    const __m128i a = _mm_shuffle_epi8(_mm_load_si128((const __m128i *) rows),        pairs); // bytes 0, 1
+    const __m128i b = _mm_shuffle_epi8(_mm_load_si128((const __m128i *) (rows + 16)), pairs); // bytes 2, 3
+    _mm_store_si128((__m128i *) rows,        _mm_unpacklo_epi16(a, b));
+    _mm_store_si128((__m128i *) (rows + 16), _mm_unpackhi_epi16(a, b));
+}
+
+// m holds zeros from `rows` up to the next multiple of 32.
+void prepare(const float * m, int rows, int plane_bits, float top, multipliers & out) {
+    out.step = top / 32512.0f;
+    if (!(top > 0.0f)) {
+        out.step = 0.0f;
+        return;
+    }
+    const __m256 inv = _mm256_set1_ps(32512.0f / top);
+    const int padded = (rows + 31) & ~31;
+    for (int i = 0; i < padded; i += 16) {
+        const __m256i q0 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(m + i),     inv));
+        const __m256i q1 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(m + i + 8), inv));
+        const __m256i q  = _mm256_permute4x64_epi64(_mm256_packs_epi32(q0, q1), 0xD8);
+        const __m256i hi = _mm256_srai_epi16(_mm256_adds_epi16(q, _mm256_set1_epi16(128)), 8);
+        const __m256i lo = _mm256_sub_epi16(q, _mm256_slli_epi16(hi, 8));
+        __m128i h8 = _mm_packs_epi16(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
+        __m128i l8 = _mm_packs_epi16(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
+        if (plane_bits != 1) {
+            h8 = order16(h8, plane_bits);
+            l8 = order16(l8, plane_bits);
+        }
+        _mm_store_si128((__m128i *) (out.hi + i), h8);
+        _mm_store_si128((__m128i *) (out.lo + i), l8);
+    }
+    if (plane_bits == 1) {
+        for (int i = 0; i < padded; i += 32) {
+            order32_1bit(out.hi + i);
+            order32_1bit(out.lo + i);
+        }
+    }
+}
+
+__m256i broadcast4(const int8_t * p) { int v; std::memcpy(&v, p, 4); return _mm256_set1_epi32(v); }
+
+// One plane against NH sets of multipliers. An i16 sum takes 2*15*128 a step at 4 bits, 2*3*128 at 2, 2*128 at
+// 1: it is widened after WORDS words, before it can overflow.
+template <int B, int NH>
+void mac_plane(int words, const uint32_t * codes, const multipliers * mu, float weight, float * acc) {
+    constexpr int FIELDS = 8 / B;
+    constexpr int WORDS  = B == 4 ? 4 : 8;
+    const __m256i mask = _mm256_set1_epi8((char) ((1 << B) - 1));
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int l = 0; l < XQ_LANES; l += 8) {
+        __m256i wide[NH];
+        for (int h = 0; h < NH; ++h) {
+            wide[h] = _mm256_setzero_si256();
+        }
+        for (int w0 = 0; w0 < words; w0 += WORDS) {
+            const int w1 = w0 + WORDS < words ? w0 + WORDS : words;
+            __m256i hi[NH], lo[NH];
+            for (int h = 0; h < NH; ++h) {
+                hi[h] = lo[h] = _mm256_setzero_si256();
+            }
+            for (int w = w0; w < w1; ++w) {
+                const __m256i v = _mm256_loadu_si256((const __m256i *) (codes + w*XQ_LANES + l));
+                for (int k = 0; k < FIELDS; ++k) {
+                    const __m256i c = _mm256_and_si256(_mm256_srli_epi32(v, k*B), mask);
+                    const int at = (w*FIELDS + k)*4;
+                    for (int h = 0; h < NH; ++h) {
+                        hi[h] = _mm256_add_epi16(hi[h], _mm256_maddubs_epi16(c, broadcast4(mu[h].hi + at)));
+                        lo[h] = _mm256_add_epi16(lo[h], _mm256_maddubs_epi16(c, broadcast4(mu[h].lo + at)));
+                    }
+                }
+            }
+            for (int h = 0; h < NH; ++h) {
+                const __m256i top = _mm256_slli_epi32(_mm256_madd_epi16(hi[h], ones), 8);
+                wide[h] = _mm256_add_epi32(wide[h], _mm256_add_epi32(top, _mm256_madd_epi16(lo[h], ones)));
+            }
+        }
+        for (int h = 0; h < NH; ++h) {
+            float * out = acc + h*XQ_LANES + l;
+            const __m256 f = _mm256_mul_ps(_mm256_cvtepi32_ps(wide[h]), _mm256_set1_ps(mu[h].step * weight));
+            _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), f));
+        }
+    }
+}
+
+template <int B>
+void mac_heads(int n, int words, const uint32_t * codes, const multipliers * mu, float weight, float * acc) {
+    for (; n >= 3; n -= 3, mu += 3, acc += 3*XQ_LANES) {
+        mac_plane<B, 3>(words, codes, mu, weight, acc);
+    }
+    if (n == 2) {
+        mac_plane<B, 2>(words, codes, mu, weight, acc);
+    } else if (n == 1) {
+        mac_plane<B, 1>(words, codes, mu, weight, acc);
+    }
+}
+
+float abs_max(const float * m, int padded) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 top = _mm256_setzero_ps();
+    for (int i = 0; i < padded; i += 8) {
+        top = _mm256_max_ps(top, _mm256_andnot_ps(sign, _mm256_loadu_ps(m + i)));
+    }
+    return hmax(top);
+}
+
+void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc) {
+    constexpr int BATCH = 6;
+    multipliers mu[BATCH];
+    const int padded = (rows + 31) & ~31;
+    for (int j0 = 0; j0 < n; j0 += BATCH) {
+        const int nj = n - j0 < BATCH ? n - j0 : BATCH;
+        const uint32_t * plane = codes;
+        int shift = 0;
+        for (int p = 0; p < xq_n_planes(bits); ++p) {
+            const int b = xq_plane_bits(bits, p);
+            const int words = xq_plane_words(rows, b);
+            for (int j = 0; j < nj; ++j) {
+                const float * mj = m + (size_t) (j0 + j)*m_stride;
+                prepare(mj, rows, b, abs_max(mj, padded), mu[j]);
+            }
+            const float weight = (float) (1 << shift);
+            float * out = acc + (size_t) j0*XQ_LANES;
+            switch (b) {
+                case 1:  mac_heads<1>(nj, words, plane, mu, weight, out); break;
+                case 2:  mac_heads<2>(nj, words, plane, mu, weight, out); break;
+                default: mac_heads<4>(nj, words, plane, mu, weight, out); break;
+            }
+            plane += (size_t) words * XQ_LANES;
+            shift += b;
+        }
+    }
+}
+
+// ---- seal and unpack ---------------------------------------------------------------------------------------
+
+// Codes of a full strip whose owner has all rows and lanes; anything else (holes, followers, short strips) goes
+// to the reference, which is rare: at most one strip a head at a head dim that is not a multiple of 32.
+void seal_strip(const xq_side & side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
+                uint32_t * codes, bool leader, uint8_t * meta) {
+    if (leader || row_ok || lane_mask != 0xFFFFFFFFu || side.rows % 8 != 0) {
+        return xq_ref_seal_strip(side, x, row_ok, lane_mask, codes, leader, meta);
+    }
+    const int n_max = xq_code_max(side.bits);
+    float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
+    std::memset(codes, 0, sizeof(uint32_t) * xq_strip_words(side.rows, side.bits));
+    const int b0 = xq_plane_bits(side.bits, 0);
+    uint32_t * high = codes + (size_t) xq_plane_words(side.rows, b0)*XQ_LANES;
+    for (int i = 0; i < side.rows; ++i) {
+        const float * row = x + (size_t) i*XQ_LANES;
+        __m256 v[4], lo8, hi8;
+        for (int j = 0; j < 4; ++j) {
+            v[j] = _mm256_loadu_ps(row + 8*j);
+        }
+        lo8 = _mm256_min_ps(_mm256_min_ps(v[0], v[1]), _mm256_min_ps(v[2], v[3]));
+        hi8 = _mm256_max_ps(_mm256_max_ps(v[0], v[1]), _mm256_max_ps(v[2], v[3]));
+        const float lo = hmin(lo8), hi = hmax(hi8);
+        scale[i] = xq_relaxed_scale(lo, hi, side.bits, side.eta);
+        zero [i] = xq_relaxed_zero (lo, hi, side.eta);
+        const __m256 lo1 = _mm256_set1_ps(lo), inv = _mm256_set1_ps(xq_group_inv(lo, hi, side.bits));
+        uint32_t * w0 = codes + xq_code_word(i, b0)*XQ_LANES;
+        uint32_t * w1 = high  + xq_code_word(i, 1)*XQ_LANES;
+        const __m128i at0 = _mm_cvtsi32_si128((i*b0) & 31), at1 = _mm_cvtsi32_si128(i & 31);
+        for (int j = 0; j < 4; ++j) {
+            const __m256 t = _mm256_mul_ps(_mm256_sub_ps(v[j], lo1), inv);
+            __m256i c = _mm256_cvttps_epi32(_mm256_add_ps(t, _mm256_set1_ps(0.5f)));
+            c = _mm256_max_epi32(_mm256_min_epi32(c, _mm256_set1_epi32(n_max)), _mm256_setzero_si256());
+            __m256i * p0 = (__m256i *) (w0 + 8*j);
+            const __m256i low = _mm256_and_si256(c, _mm256_set1_epi32((1 << b0) - 1));
+            _mm256_storeu_si256(p0, _mm256_or_si256(_mm256_loadu_si256(p0), _mm256_sll_epi32(low, at0)));
+            if (side.bits == 3) {
+                __m256i * p1 = (__m256i *) (w1 + 8*j);
+                _mm256_storeu_si256(p1, _mm256_or_si256(_mm256_loadu_si256(p1), _mm256_sll_epi32(_mm256_srli_epi32(c, 2), at1)));
+            }
+        }
+    }
+    xq_ref_write_meta(side, scale, zero, meta);
+}
+
+void unpack_strip(const xq_side & side, const uint32_t * codes, const uint8_t * meta, float * out) {
+    float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
+    read_meta(side, meta, scale, zero);
+    const int b0 = xq_plane_bits(side.bits, 0);
+    const uint32_t * high = codes + (size_t) xq_plane_words(side.rows, b0)*XQ_LANES;
+    const __m256i mask0 = _mm256_set1_epi32((1 << b0) - 1), mask1 = _mm256_set1_epi32(1);
+    for (int i = 0; i < side.rows; ++i) {
+        const __m256 s = _mm256_set1_ps(scale[i]), z = _mm256_set1_ps(zero[i]);
+        const __m256i * w0 = (const __m256i *) (codes + xq_code_word(i, b0)*XQ_LANES);
+        const __m256i * w1 = (const __m256i *) (high  + xq_code_word(i, 1)*XQ_LANES);
+        const __m128i at0 = _mm_cvtsi32_si128((i*b0) & 31), at1 = _mm_cvtsi32_si128(i & 31);
+        for (int j = 0; j < 4; ++j) {
+            __m256i c = _mm256_and_si256(_mm256_srl_epi32(_mm256_loadu_si256(w0 + j), at0), mask0);
+            if (side.bits == 3) {
+                const __m256i h = _mm256_and_si256(_mm256_srl_epi32(_mm256_loadu_si256(w1 + j), at1), mask1);
+                c = _mm256_or_si256(c, _mm256_slli_epi32(h, 2));
+            }
+            _mm256_storeu_ps(out + i*XQ_LANES + 8*j, _mm256_fmadd_ps(s, _mm256_cvtepi32_ps(c), z));
+        }
+    }
+}
+
+// ---- products of f32 and f16 -------------------------------------------------------------------------------
+
+// NR rows of A at once against 32 lanes: 4*NR accumulators stay in registers.
+template <int NR>
+void gemm_rows(const float * a, int lda, const float * b, int rows, float * c, int ldc) {
+    __m256 acc[NR][4];
+    for (int r = 0; r < NR; ++r) {
+        for (int j = 0; j < 4; ++j) {
+            acc[r][j] = _mm256_loadu_ps(c + (size_t) r*ldc + 8*j);
+        }
+    }
+    for (int i = 0; i < rows; ++i) {
+        const __m256 b0 = _mm256_loadu_ps(b + i*XQ_LANES),      b1 = _mm256_loadu_ps(b + i*XQ_LANES + 8);
+        const __m256 b2 = _mm256_loadu_ps(b + i*XQ_LANES + 16), b3 = _mm256_loadu_ps(b + i*XQ_LANES + 24);
+        for (int r = 0; r < NR; ++r) {
+            const __m256 x = _mm256_broadcast_ss(a + (size_t) r*lda + i);
+            acc[r][0] = _mm256_fmadd_ps(x, b0, acc[r][0]);
+            acc[r][1] = _mm256_fmadd_ps(x, b1, acc[r][1]);
+            acc[r][2] = _mm256_fmadd_ps(x, b2, acc[r][2]);
+            acc[r][3] = _mm256_fmadd_ps(x, b3, acc[r][3]);
+        }
+    }
+    for (int r = 0; r < NR; ++r) {
+        for (int j = 0; j < 4; ++j) {
+            _mm256_storeu_ps(c + (size_t) r*ldc + 8*j, acc[r][j]);
+        }
+    }
+}
+
+void gemm32(const float * a, int lda, int n, const float * b, int rows, float * c, int ldc) {
+    int j = 0;
+    for (; j + 2 <= n; j += 2) {
+        gemm_rows<2>(a + (size_t) j*lda, lda, b, rows, c + (size_t) j*ldc, ldc);
+    }
+    if (j < n) {
+        gemm_rows<1>(a + (size_t) j*lda, lda, b, rows, c + (size_t) j*ldc, ldc);
+    }
+}
+
+void gemm32_f16(const float * a, int lda, int n, const uint16_t * b, size_t ldb, int rows, int lanes,
+                float * c, int ldc) {
+    alignas(32) float strip[XQ_TILE*XQ_LANES];
+    if (lanes % 8 != 0 || rows > XQ_TILE) {
+        return xq_kernels_generic.gemm32_f16(a, lda, n, b, ldb, rows, lanes, c, ldc);
+    }
+    for (int i = 0; i < rows; ++i) {
+        for (int l = 0; l < XQ_LANES; l += 8) {
+            _mm256_store_ps(strip + i*XQ_LANES + l, l < lanes ? load8_f16(b + i*ldb + l) : _mm256_setzero_ps());
+        }
+    }
+    gemm32(a, lda, n, strip, rows, c, ldc);
+}
+
+void dots_f16(const float * q, const uint16_t * k, size_t ldk, int dim, float * s) {
+    if (dim % 8 != 0) {
+        return xq_kernels_generic.dots_f16(q, k, ldk, dim, s);
+    }
+    for (int t = 0; t < XQ_TILE; ++t) {
+        __m256 a0 = _mm256_setzero_ps(), a1 = a0;
+        int i = 0;
+        for (; i + 16 <= dim; i += 16) {
+            a0 = _mm256_fmadd_ps(_mm256_loadu_ps(q + i),     load8_f16(k + t*ldk + i),     a0);
+            a1 = _mm256_fmadd_ps(_mm256_loadu_ps(q + i + 8), load8_f16(k + t*ldk + i + 8), a1);
+        }
+        if (i < dim) {
+            a0 = _mm256_fmadd_ps(_mm256_loadu_ps(q + i), load8_f16(k + t*ldk + i), a0);
+        }
+        s[t] = hsum(_mm256_add_ps(a0, a1));
+    }
+}
+
+void transpose8(const __m256 * in, float * out, int ldo) {
+    __m256 t[8], u[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i]     = _mm256_unpacklo_ps(in[i], in[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(in[i], in[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        u[i]     = _mm256_shuffle_ps(t[i],     t[i + 2], 0x44);
+        u[i + 1] = _mm256_shuffle_ps(t[i],     t[i + 2], 0xEE);
+        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; ++i) {
+        _mm256_storeu_ps(out + i*ldo,       _mm256_permute2f128_ps(u[i], u[i + 4], 0x20));
+        _mm256_storeu_ps(out + (i + 4)*ldo, _mm256_permute2f128_ps(u[i], u[i + 4], 0x31));
+    }
+}
+
+void transpose_f16(const uint16_t * k, size_t ldk, int dim, float * out) {
+    if (dim % 8 != 0) {
+        return xq_kernels_generic.transpose_f16(k, ldk, dim, out);
+    }
+    for (int t = 0; t < XQ_TILE; t += 8) {
+        for (int i = 0; i < dim; i += 8) {
+            __m256 in[8];
+            for (int r = 0; r < 8; ++r) {
+                in[r] = load8_f16(k + (t + r)*ldk + i);
+            }
+            transpose8(in, out + i*XQ_LANES + t, XQ_LANES);
+        }
+    }
+}
+
+float softmax_tile(float * s, float & top, float & sum) {
+    __m256 v[4];
+    for (int j = 0; j < 4; ++j) {
+        v[j] = _mm256_loadu_ps(s + 8*j);
+    }
+    const float tile_top = hmax(_mm256_max_ps(_mm256_max_ps(v[0], v[1]), _mm256_max_ps(v[2], v[3])));
+    if (!(tile_top > -std::numeric_limits<float>::infinity())) {
+        std::memset(s, 0, sizeof(float)*XQ_TILE);
+        return 1.0f;
+    }
+    const float next = tile_top > top ? tile_top : top;
+    const __m256 next8 = _mm256_set1_ps(next), none = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
+    __m256 total = _mm256_setzero_ps();
+    for (int j = 0; j < 4; ++j) {
+        const __m256 hidden = _mm256_cmp_ps(v[j], none, _CMP_EQ_OQ);
+        const __m256 p = _mm256_andnot_ps(hidden, exp8(_mm256_sub_ps(v[j], next8)));
+        _mm256_storeu_ps(s + 8*j, p);
+        total = _mm256_add_ps(total, p);
+    }
+    float decay = 1.0f;
+    if (next > top) {
+        decay = top > -std::numeric_limits<float>::infinity() ? _mm256_cvtss_f32(exp8(_mm256_set1_ps(top - next))) : 0.0f;
+    }
+    sum = sum * decay + hsum(total);
+    top = next;
+    return decay;
+}
+
+} // namespace
+
+const xq_cpu_kernels xq_kernels_avx2 = {
+    "avx2", supported, read_meta, mac, seal_strip, unpack_strip, gemm32, gemm32_f16, dots_f16, transpose_f16,
+    softmax_tile,
+};

@@ -1,0 +1,131 @@
+// Portable implementation: plain loops over 32 lanes that compilers vectorise well.
+#include "kernels/cpu/kernels.h"
+
+#include "reference/reference.h"
+
+#include "ggml.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace {
+
+bool supported() { return true; }
+
+float f16(uint16_t x) { return ggml_fp16_to_fp32(x); }
+
+void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc) {
+    int shift = 0;
+    for (int p = 0; p < xq_n_planes(bits); ++p) {
+        const int   b      = xq_plane_bits(bits, p);
+        const float weight = (float) (1 << shift);
+        for (int i = 0; i < rows; ++i) {
+            const uint32_t * word = codes + xq_code_word(i, b)*XQ_LANES;
+            float lane[XQ_LANES];
+            for (int l = 0; l < XQ_LANES; ++l) {
+                lane[l] = (float) (int) xq_code_get(word[l], i, b);
+            }
+            for (int j = 0; j < n; ++j) {
+                const float mi = m[j*m_stride + i] * weight;
+                for (int l = 0; l < XQ_LANES; ++l) {
+                    acc[j*XQ_LANES + l] += mi * lane[l];
+                }
+            }
+        }
+        codes += xq_plane_words(rows, b) * XQ_LANES;
+        shift += b;
+    }
+}
+
+void unpack_strip(const xq_side & side, const uint32_t * codes, const uint8_t * meta, float * out) {
+    float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
+    xq_ref_read_meta(side, meta, scale, zero);
+    const int b0 = xq_plane_bits(side.bits, 0);
+    const uint32_t * high = codes + xq_plane_words(side.rows, b0)*XQ_LANES;
+    for (int i = 0; i < side.rows; ++i) {
+        const uint32_t * w0 = codes + xq_code_word(i, b0)*XQ_LANES;
+        const uint32_t * w1 = high  + xq_code_word(i, 1)*XQ_LANES;
+        for (int l = 0; l < XQ_LANES; ++l) {
+            uint32_t c = xq_code_get(w0[l], i, b0);
+            if (side.bits == 3) {
+                c |= xq_code_get(w1[l], i, 1) << 2;
+            }
+            out[i*XQ_LANES + l] = zero[i] + scale[i] * (float) (int) c;
+        }
+    }
+}
+
+void gemm32(const float * a, int lda, int n, const float * b, int rows, float * c, int ldc) {
+    for (int j = 0; j < n; ++j) {
+        float acc[XQ_LANES] = {0};
+        for (int i = 0; i < rows; ++i) {
+            const float ai = a[(size_t) j*lda + i];
+            for (int l = 0; l < XQ_LANES; ++l) {
+                acc[l] += ai * b[i*XQ_LANES + l];
+            }
+        }
+        for (int l = 0; l < XQ_LANES; ++l) {
+            c[(size_t) j*ldc + l] += acc[l];
+        }
+    }
+}
+
+void gemm32_f16(const float * a, int lda, int n, const uint16_t * b, size_t ldb, int rows, int lanes,
+                float * c, int ldc) {
+    float row[XQ_LANES];
+    for (int i = 0; i < rows; ++i) {
+        for (int l = 0; l < lanes; ++l) {
+            row[l] = f16(b[i*ldb + l]);
+        }
+        for (int j = 0; j < n; ++j) {
+            const float ai = a[(size_t) j*lda + i];
+            for (int l = 0; l < lanes; ++l) {
+                c[(size_t) j*ldc + l] += ai * row[l];
+            }
+        }
+    }
+}
+
+void dots_f16(const float * q, const uint16_t * k, size_t ldk, int dim, float * s) {
+    for (int t = 0; t < XQ_TILE; ++t) {
+        float sum = 0.0f;
+        for (int i = 0; i < dim; ++i) {
+            sum += q[i] * f16(k[t*ldk + i]);
+        }
+        s[t] = sum;
+    }
+}
+
+void transpose_f16(const uint16_t * k, size_t ldk, int dim, float * out) {
+    for (int i = 0; i < dim; ++i) {
+        for (int t = 0; t < XQ_TILE; ++t) {
+            out[i*XQ_LANES + t] = f16(k[t*ldk + i]);
+        }
+    }
+}
+
+float softmax_tile(float * s, float & top, float & sum) {
+    const float tile_top = *std::max_element(s, s + XQ_TILE);
+    if (!(tile_top > -std::numeric_limits<float>::infinity())) {
+        std::fill(s, s + XQ_TILE, 0.0f);
+        return 1.0f;
+    }
+    const float next  = std::max(top, tile_top);
+    const float decay = std::exp(top - next); // 0 at the first tile: top is -inf
+    float total = 0.0f;
+    for (int t = 0; t < XQ_TILE; ++t) {
+        s[t] = std::exp(s[t] - next);
+        total += s[t];
+    }
+    sum = sum * decay + total;
+    top = next;
+    return decay;
+}
+
+} // namespace
+
+const xq_cpu_kernels xq_kernels_generic = {
+    "generic", supported, xq_ref_read_meta, mac, xq_ref_seal_strip, unpack_strip, gemm32, gemm32_f16, dots_f16,
+    transpose_f16, softmax_tile,
+};
