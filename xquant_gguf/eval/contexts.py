@@ -1,0 +1,167 @@
+"""One model, many contexts with different caches, fed the same tokens in step."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _native
+from .._log import captured
+from ..config import XQuantConfig
+from ..errors import ContextFullError, ModelFileError, UnsupportedModelError
+from ..gguf_header import read_header
+from ..kv_cache import CacheSnapshot, packed_snapshot, stock_snapshot
+from ..stock import StockKV
+
+Logits = npt.NDArray[np.float32]
+
+
+class Model:
+    """A loaded model without a context.
+
+    Raises:
+        ModelFileError: not a readable GGUF file.
+    """
+
+    def __init__(self, path: str, *, gpu_layers: int = 0) -> None:
+        self.info = read_header(path)
+        self.path = path
+        self.native = _native.load()
+        import llama_cpp
+
+        self.api: Any = llama_cpp
+        with captured(forward=False) as log:
+            llama_cpp.llama_backend_init()
+            params = llama_cpp.llama_model_default_params()
+            params.n_gpu_layers = gpu_layers
+            self.handle: Any = llama_cpp.llama_model_load_from_file(path.encode(), params)
+        if not self.handle:
+            raise ModelFileError("llama.cpp must be able to read the model", log[-1:] or path)
+        self.vocab: Any = llama_cpp.llama_model_get_vocab(self.handle)
+        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
+
+    def tokenize(self, text: str, *, bos: bool = True) -> list[int]:
+        """Token ids of a text, with the model's own leading token if it wants one."""
+        data = text.encode()
+        room = len(data) + 8
+        tokens = (ctypes.c_int32 * room)()
+        n = self.api.llama_tokenize(self.vocab, data, len(data), tokens, room, bos, True)
+        return list(tokens[:n])
+
+    def close(self) -> None:
+        """Free the weights; contexts must be closed before."""
+        if self.handle:
+            self.api.llama_model_free(self.handle)
+            self.handle = None
+
+
+class Context:
+    """One cache under test.
+
+    Args:
+        kv: packed settings or a stock type.
+        n_ctx: tokens it can hold.
+        threads: CPU threads.
+
+    Raises:
+        UnsupportedModelError: the model cannot run with this cache.
+    """
+
+    BATCH = 128
+
+    def __init__(
+        self, model: Model, kv: XQuantConfig | StockKV, *, n_ctx: int, threads: int
+    ) -> None:
+        api = model.api
+        self.model, self.kv, self.n_ctx = model, kv, n_ctx
+        params = api.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = self.BATCH
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        if isinstance(kv, XQuantConfig):
+            model.native.require_packed()
+            model.native.config_set(kv.to_text())
+            params.type_k = params.type_v = model.native.ggml_type()
+        else:
+            params.type_k = params.type_v = kv.ggml_type
+        with captured(forward=False) as log:
+            self.handle: Any = api.llama_init_from_model(model.handle, params)
+        refusal = model.native.last_error() if isinstance(kv, XQuantConfig) else ""
+        model.native.config_set(None) if model.native.packed else None
+        if not self.handle:
+            raise UnsupportedModelError.from_native(refusal or (log[0] if log else "no context"))
+        self.batch: Any = api.llama_batch_init(self.BATCH, 0, 1)
+        self.n_past = 0
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self.model.api.llama_memory_clear(self.model.api.llama_get_memory(self.handle), True)
+        self.n_past = 0
+
+    def rewind(self, n_past: int) -> None:
+        """Keep the first ``n_past`` tokens."""
+        memory = self.model.api.llama_get_memory(self.handle)
+        self.model.api.llama_memory_seq_rm(memory, 0, n_past, -1)
+        self.n_past = n_past
+
+    def feed(self, tokens: Sequence[int], *, logits: str = "all") -> Logits:
+        """Evaluate tokens behind those held.
+
+        Args:
+            logits: "all" or "last".
+
+        Returns:
+            ``[len(tokens), n_vocab]`` or ``[1, n_vocab]`` float32, a copy.
+
+        Raises:
+            ContextFullError: the tokens do not fit.
+        """
+        api = self.model.api
+        out = []
+        for start in range(0, len(tokens), self.BATCH):
+            part = tokens[start : start + self.BATCH]
+            self.batch.n_tokens = len(part)
+            for i, token in enumerate(part):
+                self.batch.token[i] = token
+                self.batch.pos[i] = self.n_past + i
+                self.batch.n_seq_id[i] = 1
+                self.batch.seq_id[i][0] = 0
+                self.batch.logits[i] = logits == "all" or start + i == len(tokens) - 1
+            if api.llama_decode(self.handle, self.batch) != 0:
+                raise ContextFullError(
+                    "the text must fit into the context",
+                    f"{self.n_past + len(part)} tokens",
+                    "use a larger --ctx",
+                )
+            self.n_past += len(part)
+            rows = len(part) if logits == "all" else int(start + len(part) == len(tokens))
+            if rows:
+                pointer = api.llama_get_logits(self.handle)
+                out.append(np.ctypeslib.as_array(pointer, (rows, self.model.n_vocab)).copy())
+        return np.concatenate(out)
+
+    def snapshot(self) -> CacheSnapshot:
+        """Bytes and bits of the cache."""
+        report = self.model.native.report(self.handle)
+        if report is not None:
+            return packed_snapshot(report)
+        assert isinstance(self.kv, StockKV)
+        info = self.model.info
+        return stock_snapshot(info, self.kv, self.kv, n_ctx=self.n_ctx, tokens=self.n_past)
+
+    def settings(self) -> str:
+        """The cache's settings as text, for caching results."""
+        return self.kv.to_text() if isinstance(self.kv, XQuantConfig) else json.dumps(self.kv.name)
+
+    def close(self) -> None:
+        """Free the cache."""
+        if self.handle:
+            self.model.api.llama_batch_free(self.batch)
+            self.model.api.llama_free(self.handle)
+            self.handle = None
