@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ _STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).paramete
     "kwargs",
 }
 _MAX_CTX = 2**31 - 256
+
+# llama_cpp silences a loading model by redirecting the process's output, which two
+# threads at once would leave redirected
+_CREATING = threading.RLock()
 
 
 class Llama(llama_cpp.Llama):
@@ -213,7 +218,7 @@ class Llama(llama_cpp.Llama):
             if self._kv.quantised:
                 kwargs["flash_attn"] = True
         packed = isinstance(self._kv, XQuantConfig)
-        with captured(forward=bool(kwargs.get("verbose", True))) as log:
+        with _CREATING, captured(forward=bool(kwargs.get("verbose", True))) as log:
             try:
                 super().__init__(path, **kwargs)
             except BaseException as error:

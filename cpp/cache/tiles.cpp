@@ -45,9 +45,29 @@ uint32_t xq_tiles::data_mask(const llama_kv_cells & cells, int tile) const {
     return mask;
 }
 
+// A page counts as one to give while its tile is sealed; a batch that fills the tile's holes takes it back. So the
+// holes of such tiles are offered, newest tile first, only as far as the reserve for the micro-batch stays whole.
 bool xq_tiles::writable(const llama_kv_cells & cells, uint32_t cell) const {
     const int tile = (int) (cell / XQ_TILE);
-    return !tiles[tile].sealed || tiles[tile].page >= 0 || !in_use(cells, tile);
+    if (!tiles[tile].sealed || !in_use(cells, tile)) {
+        return true;
+    }
+    if (tiles[tile].page < 0) {
+        return false;
+    }
+    if (pages_total == n_tiles()) {
+        return true;
+    }
+    int spare = pages_total - xq_tile_rules::fresh(rules.max_ubatch);
+    for (int t = 0; t < n_tiles(); ++t) {
+        const tile_state & s = tiles[t];
+        if (s.page < 0 || !in_use(cells, t)) {
+            continue;
+        }
+        const bool newer = s.age > tiles[tile].age || (s.age == tiles[tile].age && t > tile);
+        spare -= !s.sealed || (newer && data_mask(cells, t) != 0xFFFFFFFFu);
+    }
+    return spare > 0;
 }
 
 int xq_tiles::from(int tile) const { return tiles[tile].sealed ? tiles[tile].from : XQ_NOT_SEALED; }

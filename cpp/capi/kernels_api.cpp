@@ -3,6 +3,7 @@
 #include "kernels/cpu/attend.h"
 #include "reference/reference.h"
 
+#include <algorithm>
 #include <cstring>
 #include <thread>
 #include <vector>
@@ -91,7 +92,7 @@ int xq_api_mac(const char * impl, int bits, int rows, const uint32_t * codes, co
     if (!k) {
         return -1;
     }
-    k->mac(bits, rows, codes, m, m_stride, n, acc);
+    k->mac(bits, rows, codes, m, m_stride, n, acc, XQ_LANES);
     return 0;
 }
 
@@ -122,17 +123,17 @@ int xq_api_attend(const char * impl, const xq_api_layer * a) {
     args.sinks = a->sinks;
     args.n_head = a->n_head; args.n_tokens = a->n_tokens; args.n_stream = a->n_stream; args.n_kv = a->n_kv;
     args.scale = a->scale; args.softcap = a->softcap; args.max_bias = a->max_bias;
-    args.n_split = a->n_split > 0 ? a->n_split : xq_attend_splits(a->n_tokens, a->n_stream, a->n_head_kv, a->n_head, a->n_kv);
+    args.n_parts = a->whole_rows ? 1 : std::max(1, (a->n_kv + XQ_TILE*XQ_CHUNK_TILES - 1) / (XQ_TILE*XQ_CHUNK_TILES));
     std::vector<float> parts;
     args.out = a->out;
-    if (args.n_split > 1) {
-        parts.resize((size_t) args.n_split*a->n_tokens*a->n_head*(a->dv + 2));
+    if (args.n_parts > 1) {
+        parts.resize((size_t) args.n_parts*a->n_tokens*a->n_head*(a->dv + 2));
         args.out = parts.data();
     }
     run_threads(a->n_threads, [&](int ith, int nth) { xq_attend(*k, args, ith, nth); });
-    if (args.n_split > 1) {
+    if (args.n_parts > 1) {
         run_threads(a->n_threads, [&](int ith, int nth) {
-            xq_combine(parts.data(), a->out, a->sinks, a->dv, a->n_head, a->n_tokens, args.n_split, ith, nth);
+            xq_combine(parts.data(), a->out, a->sinks, a->dv, a->n_head, a->n_tokens, args.n_parts, ith, nth);
         });
     }
     return 0;

@@ -27,7 +27,7 @@ XQ_API int xq_api_mac(const char * impl, int bits, int rows, const uint32_t * co
 
 // A whole layer: seal the table's list, then attend. Arrays as in kernels/cpu/attend.h, one stream layout.
 typedef struct {
-    int32_t dk, dv, n_head, n_head_kv, n_tokens, n_stream, n_kv, n_tiles, n_rows, n_threads, n_split;
+    int32_t dk, dv, n_head, n_head_kv, n_tokens, n_stream, n_kv, n_tiles, n_rows, n_threads, whole_rows;
     float   scale, softcap, max_bias;
     xq_api_side k, v;
     uint32_t * k_codes;
@@ -44,7 +44,7 @@ typedef struct {
 } xq_api_layer;
 
 XQ_API int xq_api_seal_layer(const char * impl, const xq_api_layer * layer);
-// n_split 0: as the graph would choose.
+// whole_rows 0: partial results of every chunk, then combined, as in decoding; 1: whole rows, as in prefill.
 XQ_API int xq_api_attend(const char * impl, const xq_api_layer * layer);
 
 #ifdef __cplusplus

@@ -96,6 +96,8 @@ XQ_FN float xq_relaxed_zero(float lo, float hi, float eta) {
 // XQ_META_F16: f16 scale[rows], f16 zero[rows]
 // XQ_META_Q8 : f16 {scale_min, scale_step, mid_min, mid_step}, u8 scale[rows], u8 mid[rows]
 //              scale = scale_min + scale_step*u ; mid = mid_min + mid_step*u ; zero = mid - scale*(2^B-1)/2
+// The 8-bit grids: the minimum of the strip's values rounded to f16, and step = f16((maximum - rounded minimum)/255).
+// A row without data has scale 0 and zero point 0. Values beyond f16's range are clamped to it before rounding.
 // The midpoint is stored instead of the zero point because an error in the scale then does not move the group.
 
 #define XQ_META_Q8_HEAD 8  // bytes of the four f16 values
@@ -103,6 +105,8 @@ XQ_FN float xq_relaxed_zero(float lo, float hi, float eta) {
 XQ_FN int xq_meta_bytes(int rows, int meta) {
     return meta == XQ_META_F16 ? 4 * rows : XQ_META_Q8_HEAD + 2 * rows;
 }
+
+XQ_FN float xq_f16_range(float x) { return x > 65504.0f ? 65504.0f : (x < -65504.0f ? -65504.0f : x); }
 
 // 8-bit code of v on the grid lo + step*u; inv = 1/step or 0.
 XQ_FN int xq_meta_u8(float v, float lo, float inv) {

@@ -65,7 +65,7 @@ void attend_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
     a.n_kv = (int) mask->ne[0];
     a.scale = p.scale; a.softcap = p.softcap; a.max_bias = p.max_bias;
     a.out = (float *) dst->data;
-    a.n_split = (int) dst->ne[3];
+    a.n_parts = (int) dst->ne[3];
     xq_attend(xq_cpu(), a, ith, nth);
 }
 
@@ -124,15 +124,15 @@ ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, const xq_cache
         q = ggml_cast(ctx, q, GGML_TYPE_F32);
     }
     const int64_t dv = layer->plan.shape.dv, n_head = q->ne[1], n_tokens = q->ne[2];
-    const int n_split = xq_attend_splits((int) n_tokens, (int) mask->ne[3], layer->plan.shape.n_head_kv, (int) n_head, (int) mask->ne[0]);
+    const int n_parts = xq_attend_parts((int) n_tokens, (int) mask->ne[3], layer->plan.shape.n_head_kv, (int) n_head, (int) mask->ne[0], (int) dv);
 
     ggml_tensor * src[] = {q, mask, table, k_pages, v_pages, layer->k_codes, layer->v_codes, meta, sinks};
-    ggml_tensor * cur = ggml_custom_4d(ctx, GGML_TYPE_F32, n_split > 1 ? dv + 2 : dv, n_head, n_tokens, n_split, src, sinks ? 9 : 8,
+    ggml_tensor * cur = ggml_custom_4d(ctx, GGML_TYPE_F32, n_parts > 1 ? dv + 2 : dv, n_head, n_tokens, n_parts, src, sinks ? 9 : 8,
                                        attend_op, GGML_N_TASKS_MAX, userdata);
     const attn_params params = {kq_scale, hparams.attn_soft_cap ? hparams.f_attn_logit_softcapping : 0.0f, hparams.f_max_alibi_bias};
     std::memcpy((int32_t *) cur->op_params + PARAMS_AT, &params, sizeof(params));
     ggml_format_name(cur, "xq_attend-%d", il);
-    if (n_split > 1) {
+    if (n_parts > 1) {
         ggml_tensor * parts[] = {cur, sinks};
         cur = ggml_custom_4d(ctx, GGML_TYPE_F32, dv, n_head, n_tokens, 1, parts, sinks ? 2 : 1, combine_op, GGML_N_TASKS_MAX, nullptr);
         ggml_format_name(cur, "xq_combine-%d", il);

@@ -10,7 +10,7 @@
 
 namespace {
 
-uint16_t to_f16(float x) { return ggml_fp32_to_fp16(x); }
+uint16_t to_f16(float x) { return ggml_fp32_to_fp16(xq_f16_range(x)); }
 float    from_f16(uint16_t x) { return ggml_fp16_to_fp32(x); }
 
 void put_u16(uint8_t * p, uint16_t v) { std::memcpy(p, &v, 2); }

@@ -67,6 +67,7 @@ class Context:
         kv: packed settings or a stock type.
         n_ctx: tokens it can hold.
         threads: CPU threads.
+        sequences: independent token sequences, in one set of cells.
 
     Raises:
         UnsupportedModelError: the model cannot run with this cache.
@@ -75,13 +76,21 @@ class Context:
     BATCH = 128
 
     def __init__(
-        self, model: Model, kv: XQuantConfig | StockKV, *, n_ctx: int, threads: int
+        self,
+        model: Model,
+        kv: XQuantConfig | StockKV,
+        *,
+        n_ctx: int,
+        threads: int,
+        sequences: int = 1,
     ) -> None:
         api = model.api
         self.model, self.kv, self.n_ctx = model, kv, n_ctx
         params = api.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = self.BATCH
+        params.n_seq_max = sequences
+        params.kv_unified = True
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
         if isinstance(kv, XQuantConfig):
@@ -93,28 +102,30 @@ class Context:
         with captured(forward=False) as log:
             self.handle: Any = api.llama_init_from_model(model.handle, params)
         refusal = model.native.last_error() if isinstance(kv, XQuantConfig) else ""
-        model.native.config_set(None) if model.native.packed else None
+        if model.native.packed:
+            model.native.config_set(None)
         if not self.handle:
             raise UnsupportedModelError.from_native(refusal or (log[0] if log else "no context"))
         self.batch: Any = api.llama_batch_init(self.BATCH, 0, 1)
-        self.n_past = 0
+        self.held = [0] * sequences
 
     def clear(self) -> None:
         """Forget all tokens."""
         self.model.api.llama_memory_clear(self.model.api.llama_get_memory(self.handle), True)
-        self.n_past = 0
+        self.held = [0] * len(self.held)
 
-    def rewind(self, n_past: int) -> None:
-        """Keep the first ``n_past`` tokens."""
+    def rewind(self, n_past: int, *, sequence: int = 0) -> None:
+        """Keep the first ``n_past`` tokens of a sequence."""
         memory = self.model.api.llama_get_memory(self.handle)
-        self.model.api.llama_memory_seq_rm(memory, 0, n_past, -1)
-        self.n_past = n_past
+        self.model.api.llama_memory_seq_rm(memory, sequence, n_past, -1)
+        self.held[sequence] = n_past
 
-    def feed(self, tokens: Sequence[int], *, logits: str = "all") -> Logits:
+    def feed(self, tokens: Sequence[int], *, logits: str = "all", sequence: int = 0) -> Logits:
         """Evaluate tokens behind those held.
 
         Args:
             logits: "all" or "last".
+            sequence: which sequence they continue.
 
         Returns:
             ``[len(tokens), n_vocab]`` or ``[1, n_vocab]`` float32, a copy.
@@ -129,17 +140,17 @@ class Context:
             self.batch.n_tokens = len(part)
             for i, token in enumerate(part):
                 self.batch.token[i] = token
-                self.batch.pos[i] = self.n_past + i
+                self.batch.pos[i] = self.held[sequence] + i
                 self.batch.n_seq_id[i] = 1
-                self.batch.seq_id[i][0] = 0
+                self.batch.seq_id[i][0] = sequence
                 self.batch.logits[i] = logits == "all" or start + i == len(tokens) - 1
             if api.llama_decode(self.handle, self.batch) != 0:
                 raise ContextFullError(
                     "the text must fit into the context",
-                    f"{self.n_past + len(part)} tokens",
+                    f"{self.held[sequence] + len(part)} tokens",
                     "use a larger --ctx",
                 )
-            self.n_past += len(part)
+            self.held[sequence] += len(part)
             rows = len(part) if logits == "all" else int(start + len(part) == len(tokens))
             if rows:
                 pointer = api.llama_get_logits(self.handle)
@@ -153,7 +164,7 @@ class Context:
             return packed_snapshot(report)
         assert isinstance(self.kv, StockKV)
         info = self.model.info
-        return stock_snapshot(info, self.kv, self.kv, n_ctx=self.n_ctx, tokens=self.n_past)
+        return stock_snapshot(info, self.kv, self.kv, n_ctx=self.n_ctx, tokens=sum(self.held))
 
     def settings(self) -> str:
         """The cache's settings as text, for caching results."""

@@ -10,9 +10,9 @@
 
 namespace {
 
-constexpr int   BLOCK_ROWS  = 64; // query rows (tokens x heads of a KV head) that share one unpacked tile
-constexpr int   PACKED_ROWS = 8;  // up to this many rows read codes directly; above, unpacking once is cheaper
-constexpr float NEG_INF     = -std::numeric_limits<float>::infinity();
+constexpr int   BLOCK_ROWS = 64;    // query rows (tokens x heads of a KV head) that visit a tile together
+constexpr float MAX_SHARE  = 64.0f; // a channel's share of a logit above which mac's 15 bits are too coarse
+constexpr float NEG_INF    = -std::numeric_limits<float>::infinity();
 
 int block_tokens(int n_head, int n_head_kv) { return std::max(1, BLOCK_ROWS / (n_head / n_head_kv)); }
 
@@ -28,21 +28,48 @@ float alibi_slope(float max_bias, int n_head, int head) {
                      : std::pow(2.0f, -max_bias * 0.5f * (float) (2*(head - n2) + 1) / (float) n2);
 }
 
+float exp_from(float x, float top) { return x > NEG_INF ? std::exp(x - top) : 0.0f; }
+
+// Fold a partial softmax (o, top, sum) into another. Chunks are folded in tile order by one thread or, later, from
+// many threads' results by xq_combine: the same steps, so the same bits.
+void fold(float * into, float & into_top, float & into_sum, const float * o, float top, float sum, int dv) {
+    const float next = std::max(into_top, top);
+    const float keep = exp_from(into_top, next), add = exp_from(top, next);
+    for (int i = 0; i < dv; ++i) {
+        into[i] = into[i]*keep + o[i]*add;
+    }
+    into_sum = into_sum*keep + sum*add;
+    into_top = next;
+}
+
+// Divide by the weights' sum; a sink is one more weight without a value. A row that sees nothing is zero.
+void normalise(float * o, float top, float sum, float sink, float * out, int dv) {
+    const float next  = std::max(top, sink);
+    const float keep  = exp_from(top, next);
+    const float total = sum*keep + exp_from(sink, next);
+    const float f     = total > 0.0f ? keep/total : 0.0f;
+    for (int i = 0; i < dv; ++i) {
+        out[i] = o[i]*f;
+    }
+}
+
 // Per-thread scratch, carved from one allocation that lives as long as the thread.
 struct scratch {
     float * q;      // [rows][dk padded to 32]
-    float * m;      // [rows][max(dk, 32) padded]  multipliers of the packed path
+    float * m;      // [rows][dk padded]  multipliers: query or weight times scale
     float * s;      // [rows][32]
-    float * o;      // [rows][dv padded to 32]
-    float * top;    // [rows]
-    float * sum;    // [rows]
-    float * k;      // [dk][32]       unpacked keys
-    float * v;      // [strips][32][32] unpacked values
+    float * o;      // [rows][dv padded to 32]  output of the chunk at hand, not yet divided by its sum
+    float * top;    // [rows]  its largest logit
+    float * sum;    // [rows]  its sum of weights
+    float * all;    // [rows][dv padded], with all_top and all_sum: chunks folded so far
+    float * all_top;
+    float * all_sum;
+    float * k;      // [dk][32]  one tile's keys in f32
     float * mask;   // [tokens][32]
     int dk_pad, dv_pad, rows;
 
     static size_t floats(int rows, int dk_pad, int dv_pad) {
-        return (size_t) rows*(2*dk_pad + XQ_LANES + dv_pad + 2 + XQ_LANES) + (size_t) (dk_pad + dv_pad)*XQ_LANES;
+        return (size_t) rows*(2*dk_pad + XQ_LANES + 2*dv_pad + 4 + XQ_LANES) + (size_t) dk_pad*XQ_LANES;
     }
     scratch(int rows, int dk, int dv) : dk_pad((dk + 31) & ~31), dv_pad((dv + 31) & ~31), rows(rows) {
         static thread_local std::vector<float> memory;
@@ -51,11 +78,13 @@ struct scratch {
         auto take = [&p](size_t n) { float * r = p; p += n; return r; };
         q = take((size_t) rows*dk_pad); m = take((size_t) rows*dk_pad); s = take((size_t) rows*XQ_LANES);
         o = take((size_t) rows*dv_pad); top = take(rows); sum = take(rows);
-        k = take((size_t) dk_pad*XQ_LANES); v = take((size_t) dv_pad*XQ_LANES); mask = take((size_t) rows*XQ_LANES);
+        all = take((size_t) rows*dv_pad); all_top = take(rows); all_sum = take(rows);
+        k = take((size_t) dk_pad*XQ_LANES); mask = take((size_t) rows*XQ_LANES);
     }
 };
 
-// One KV head, a block of query tokens, a range of tiles.
+// One KV head, a block of query tokens, chunks of tiles. What a row computes never depends on which other rows
+// are in the block, so results are the same however a prompt is cut.
 class block {
 public:
     block(const xq_cpu_kernels & kern, const xq_attend_args & a, int stream, int head_kv, int t0, int t1)
@@ -76,45 +105,47 @@ public:
             for (int i = 0; i < w.dk_pad; ++i) {
                 dst[i] = i < L.dk ? src[i]*scale : 0.0f;
             }
-            w.top[r] = NEG_INF;
-            w.sum[r] = 0.0f;
+            w.all_top[r] = NEG_INF;
+            w.all_sum[r] = 0.0f;
         }
-        std::memset(w.o, 0, sizeof(float)*tokens*group*w.dv_pad);
+        std::memset(w.all, 0, sizeof(float)*tokens*group*w.dv_pad);
     }
 
-    void run(int tile0, int tile1) {
-        for (int tile = tile0; tile < std::min(tile1, n_tiles); ++tile) {
+    void run(int chunk) {
+        const int rows = tokens*group;
+        std::fill(w.top, w.top + rows, NEG_INF);
+        std::fill(w.sum, w.sum + rows, 0.0f);
+        std::memset(w.o, 0, sizeof(float)*rows*w.dv_pad);
+        const int tile1 = std::min((chunk + 1)*XQ_CHUNK_TILES, std::min(n_tiles, (a.n_kv + XQ_TILE - 1)/XQ_TILE));
+        for (int tile = chunk*XQ_CHUNK_TILES; tile < tile1; ++tile) {
             visit(tile);
         }
     }
 
-    // Row r of the block: where its output goes.
-    void finish(int split) const {
+    void fold_chunk() {
         for (int r = 0; r < tokens*group; ++r) {
-            const int head  = head_kv*group + r%group;
-            const size_t at = (size_t) (token0 + r/group)*a.n_head + head;
-            const float * o = w.o + (size_t) r*w.dv_pad;
-            if (a.n_split > 1) {
-                float * out = a.out + ((size_t) split*a.n_tokens*a.n_head + at)*(L.dv + 2);
-                std::memcpy(out, o, sizeof(float)*L.dv);
-                out[L.dv]     = w.top[r];
-                out[L.dv + 1] = w.sum[r];
-            } else {
-                xq_combine_row(o, w.top[r], w.sum[r], a.sinks ? a.sinks[head] : NEG_INF, a.out + at*L.dv);
-            }
+            fold(w.all + (size_t) r*w.dv_pad, w.all_top[r], w.all_sum[r], w.o + (size_t) r*w.dv_pad, w.top[r], w.sum[r], L.dv);
+        }
+    }
+
+    void write_chunk(int chunk) const {
+        for (int r = 0; r < tokens*group; ++r) {
+            float * out = a.out + ((size_t) chunk*a.n_tokens*a.n_head + row_at(r))*(L.dv + 2);
+            std::memcpy(out, w.o + (size_t) r*w.dv_pad, sizeof(float)*L.dv);
+            out[L.dv]     = w.top[r];
+            out[L.dv + 1] = w.sum[r];
+        }
+    }
+
+    void write_result() const {
+        for (int r = 0; r < tokens*group; ++r) {
+            const float sink = a.sinks ? a.sinks[head_kv*group + r%group] : NEG_INF;
+            normalise(w.all + (size_t) r*w.dv_pad, w.all_top[r], w.all_sum[r], sink, a.out + row_at(r)*L.dv, L.dv);
         }
     }
 
 private:
-    void xq_combine_row(const float * o, float top, float sum, float sink, float * out) const {
-        const float next  = std::max(top, sink);
-        const float decay = top > NEG_INF ? std::exp(top - next) : 0.0f;
-        const float total = sum*decay + (sink > NEG_INF ? std::exp(sink - next) : 0.0f);
-        const float f     = total > 0.0f ? decay/total : 0.0f;
-        for (int i = 0; i < L.dv; ++i) {
-            out[i] = o[i]*f;
-        }
-    }
+    size_t row_at(int r) const { return (size_t) (token0 + r/group)*a.n_head + head_kv*group + r%group; }
 
     // Load the tile's mask; false if no token of the block sees it.
     bool load_mask(int tile) {
@@ -138,118 +169,87 @@ private:
         if ((page < 0 && from == XQ_NOT_SEALED) || !load_mask(tile)) {
             return;
         }
-        bool unpacked = false, transposed = false;
+        keys_in_scratch = NONE;
         for (int t0 = 0; t0 < tokens;) {
             const int form = xq_tile_read(page, from, qpos[t0]);
             int t1 = t0 + 1;
             while (t1 < tokens && xq_tile_read(page, from, qpos[t1]) == form) {
                 ++t1;
             }
-            if (form == XQ_READ_CODES) {
-                codes_run(tile, t0, t1, unpacked);
-                transposed &= !unpacked; // both forms use the same scratch
-            } else {
-                page_run(page, t0, t1, transposed);
-                unpacked &= !transposed;
-            }
+            form == XQ_READ_CODES ? codes_run(tile, t0, t1) : page_run(page, t0, t1);
             t0 = t1;
         }
     }
 
-    void codes_run(int tile, int t0, int t1, bool & unpacked) {
+    void codes_run(int tile, int t0, int t1) {
         const int r0 = t0*group, n = (t1 - t0)*group;
-        const bool packed = n <= PACKED_ROWS;
-        if (!packed && !unpacked) {
-            kern.unpack_strip(L.k, L.k_tile(page_stream, tile, head_kv), L.k_tile_meta(page_stream, tile, head_kv), w.k);
-            for (int g = 0; g < L.v.strips; ++g) {
-                kern.unpack_strip(L.v, v_codes(tile, g), v_meta(tile, g), w.v + (size_t) g*XQ_TILE*XQ_LANES);
-            }
-            unpacked = true;
-        }
         float * s = w.s + (size_t) r0*XQ_LANES;
-        std::memset(s, 0, sizeof(float)*n*XQ_LANES);
-        if (packed) {
-            packed_scores(tile, r0, n, s);
-        } else {
-            kern.gemm32(w.q + (size_t) r0*w.dk_pad, w.dk_pad, n, w.k, L.dk, s, XQ_LANES);
-        }
+        packed_scores(tile, r0, n, s);
         softmax(t0, t1);
         for (int g = 0; g < L.v.strips; ++g) {
-            if (packed) {
-                packed_values(tile, g, r0, n, s);
-            } else {
-                kern.gemm32(s, XQ_LANES, n, w.v + (size_t) g*XQ_TILE*XQ_LANES, XQ_TILE,
-                            w.o + (size_t) r0*w.dv_pad + g*XQ_LANES, w.dv_pad);
-            }
+            packed_values(tile, g, r0, n, s);
         }
     }
 
-    void page_run(int page, int t0, int t1, bool & transposed) {
+    void page_run(int page, int t0, int t1) {
         const int r0 = t0*group, n = (t1 - t0)*group;
-        const uint16_t * keys   = L.k_page(page_stream, page, head_kv);
-        const uint16_t * values = L.v_page(page_stream, page, head_kv);
         float * s = w.s + (size_t) r0*XQ_LANES;
-        if (n <= PACKED_ROWS) {
-            for (int r = 0; r < n; ++r) {
-                kern.dots_f16(w.q + (size_t) (r0 + r)*w.dk_pad, keys, L.k_row, L.dk, s + r*XQ_LANES);
-            }
-        } else {
-            if (!transposed) {
-                kern.transpose_f16(keys, L.k_row, L.dk, w.k);
-                transposed = true;
-            }
-            std::memset(s, 0, sizeof(float)*n*XQ_LANES);
-            kern.gemm32(w.q + (size_t) r0*w.dk_pad, w.dk_pad, n, w.k, L.dk, s, XQ_LANES);
+        if (keys_in_scratch != PAGE) {
+            kern.transpose_f16(L.k_page(page_stream, page, head_kv), L.k_row, L.dk, w.k);
+            keys_in_scratch = PAGE;
         }
+        std::memset(s, 0, sizeof(float)*n*XQ_LANES);
+        kern.gemm32(w.q + (size_t) r0*w.dk_pad, w.dk_pad, n, w.k, L.dk, s, XQ_LANES);
         softmax(t0, t1);
+        const uint16_t * values = L.v_page(page_stream, page, head_kv);
         for (int g = 0; g < L.v.strips; ++g) {
             kern.gemm32_f16(s, XQ_LANES, n, values + g*XQ_LANES, L.v_row, XQ_TILE, strip_lanes(L.v, g),
                             w.o + (size_t) r0*w.dv_pad + g*XQ_LANES, w.dv_pad);
         }
     }
 
-    // acc[lane] += sum_i (q_i scale_i) code_i[lane]  +  sum_i q_i zero_i
+    // s[lane] = sum_i (q_i scale_i) code_i[lane]  +  sum_i q_i zero_i
     void packed_scores(int tile, int r0, int n, float * s) {
         alignas(32) float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
-        kern.read_meta(L.k, L.k_tile_meta(page_stream, tile, head_kv), scale, zero);
-        float offset[PACKED_ROWS];
+        const uint32_t * codes = L.k_tile(page_stream, tile, head_kv);
+        const uint8_t  * meta  = L.k_tile_meta(page_stream, tile, head_kv);
+        kern.read_meta(L.k, meta, scale, zero);
         for (int r = 0; r < n; ++r) {
-            const float * q = w.q + (size_t) (r0 + r)*w.dk_pad;
             float * m = w.m + (size_t) r*w.dk_pad;
-            float sum = 0.0f;
-            for (int i = 0; i < L.dk; ++i) {
-                m[i] = q[i]*scale[i];
-                sum += q[i]*zero[i];
-            }
-            std::fill(m + L.dk, m + w.dk_pad, 0.0f);
-            offset[r] = sum;
-        }
-        kern.mac(L.k.bits, L.dk, L.k_tile(page_stream, tile, head_kv), w.m, w.dk_pad, n, s);
-        for (int r = 0; r < n; ++r) {
-            for (int l = 0; l < XQ_LANES; ++l) {
-                s[r*XQ_LANES + l] += offset[r];
+            float top;
+            const float offset = kern.scale_row(w.q + (size_t) (r0 + r)*w.dk_pad, scale, zero, L.dk, m, &top);
+            std::fill(s + r*XQ_LANES, s + (r + 1)*XQ_LANES, offset);
+            if (top*(float) xq_code_max(L.k.bits) > MAX_SHARE) {
+                exact_scores(codes, meta, r0 + r, s + r*XQ_LANES);
+                std::fill(m, m + L.dk, 0.0f); // nothing left for mac
             }
         }
+        kern.mac(L.k.bits, L.dk, codes, w.m, w.dk_pad, n, s, XQ_LANES);
     }
 
+    void exact_scores(const uint32_t * codes, const uint8_t * meta, int row, float * s) {
+        if (keys_in_scratch != CODES) {
+            kern.unpack_strip(L.k, codes, meta, w.k);
+            keys_in_scratch = CODES;
+        }
+        std::memset(s, 0, sizeof(float)*XQ_LANES);
+        kern.gemm32(w.q + (size_t) row*w.dk_pad, w.dk_pad, 1, w.k, L.dk, s, XQ_LANES);
+    }
+
+    // o[lane] += sum_t (p_t scale_t) code_t[lane]  +  sum_t p_t zero_t
     void packed_values(int tile, int g, int r0, int n, const float * p) {
-        alignas(32) float scale[XQ_TILE], zero[XQ_TILE], m[PACKED_ROWS*XQ_TILE], acc[PACKED_ROWS*XQ_LANES];
+        alignas(32) float scale[XQ_TILE], zero[XQ_TILE];
         kern.read_meta(L.v, v_meta(tile, g), scale, zero);
+        float * out = w.o + (size_t) r0*w.dv_pad + g*XQ_LANES;
         for (int r = 0; r < n; ++r) {
-            float sum = 0.0f;
-            for (int t = 0; t < XQ_TILE; ++t) {
-                m[r*XQ_TILE + t] = p[r*XQ_LANES + t]*scale[t];
-                sum += p[r*XQ_LANES + t]*zero[t];
-            }
-            std::fill(acc + r*XQ_LANES, acc + (r + 1)*XQ_LANES, sum);
-        }
-        kern.mac(L.v.bits, XQ_TILE, v_codes(tile, g), m, XQ_TILE, n, acc);
-        for (int r = 0; r < n; ++r) {
-            float * o = w.o + (size_t) (r0 + r)*w.dv_pad + g*XQ_LANES;
+            float top;
+            const float offset = kern.scale_row(p + r*XQ_LANES, scale, zero, XQ_TILE, w.m + (size_t) r*XQ_TILE, &top);
+            float * o = out + (size_t) r*w.dv_pad;
             for (int l = 0; l < XQ_LANES; ++l) {
-                o[l] += acc[r*XQ_LANES + l];
+                o[l] += offset;
             }
         }
+        kern.mac(L.v.bits, XQ_TILE, v_codes(tile, g), w.m, XQ_TILE, n, out, w.dv_pad);
     }
 
     // Scores to weights; the output so far decays where the maximum rose.
@@ -284,6 +284,7 @@ private:
     const xq_layer_view  & L;
     const int group, head_kv, stream, tokens;
     int token0, page_stream, n_tiles;
+    enum { NONE, PAGE, CODES } keys_in_scratch = NONE; // what w.k holds of the tile
     const uint16_t * mask;
     const int32_t  * qpos;
     const int32_t  * tiles;
@@ -296,56 +297,52 @@ size_t xq_attend_scratch(int dk, int dv) {
     return sizeof(float)*scratch::floats(BLOCK_ROWS, (dk + 31) & ~31, (dv + 31) & ~31);
 }
 
-int xq_attend_splits(int n_tokens, int n_stream, int n_head_kv, int n_head, int n_kv) {
-    constexpr int WANTED = 32, MIN_TILES = 4; // enough items for many threads; a split is worth a few tiles
-    const int n_tps  = n_tokens / n_stream;
-    const int blocks = (n_tps + block_tokens(n_head, n_head_kv) - 1) / block_tokens(n_head, n_head_kv);
-    const int items  = n_stream*n_head_kv*blocks;
-    const int tiles  = (n_kv + XQ_TILE - 1) / XQ_TILE;
-    return std::max(1, std::min(WANTED/items, tiles/MIN_TILES));
+static int n_chunks(int n_kv) { return (n_kv + XQ_TILE*XQ_CHUNK_TILES - 1) / (XQ_TILE*XQ_CHUNK_TILES); }
+
+int xq_attend_parts(int n_tokens, int n_stream, int n_head_kv, int n_head, int n_kv, int dv) {
+    constexpr size_t ENOUGH = 32;             // work items for many threads
+    constexpr size_t MOST   = 4*1024*1024/4;  // floats of partial results: 4 MiB
+    const int step     = block_tokens(n_head, n_head_kv);
+    const size_t items = (size_t) n_stream*n_head_kv*((n_tokens/n_stream + step - 1)/step);
+    const size_t parts = (size_t) n_chunks(n_kv);
+    return items < ENOUGH && parts*n_tokens*n_head*(dv + 2) <= MOST ? (int) parts : 1;
 }
 
 void xq_attend(const xq_cpu_kernels & kern, const xq_attend_args & a, int ith, int nth) {
-    const int n_tps   = a.n_tokens / a.n_stream;
-    const int step    = block_tokens(a.n_head, a.layer.n_head_kv);
-    const int blocks  = (n_tps + step - 1) / step;
-    const int tiles   = (a.n_kv + XQ_TILE - 1) / XQ_TILE;
-    const int items   = a.n_stream*a.layer.n_head_kv*blocks*a.n_split;
+    const int n_tps  = a.n_tokens / a.n_stream;
+    const int step   = block_tokens(a.n_head, a.layer.n_head_kv);
+    const int blocks = (n_tps + step - 1) / step;
+    const int items  = a.n_stream*a.layer.n_head_kv*blocks*a.n_parts;
     for (int i = ith; i < items; i += nth) {
-        const int split  = i % a.n_split, rest = i / a.n_split;
-        const int head   = rest % a.layer.n_head_kv, rest2 = rest / a.layer.n_head_kv;
-        const int stream = rest2 / blocks, t0 = (rest2 % blocks)*step;
+        const int part   = i % a.n_parts, rest = i / a.n_parts;
+        const int head   = rest % a.layer.n_head_kv, at = rest / a.layer.n_head_kv;
+        const int stream = at / blocks, t0 = (at % blocks)*step;
         block b(kern, a, stream, head, t0, std::min(t0 + step, n_tps));
-        b.run(tiles*split/a.n_split, tiles*(split + 1)/a.n_split);
-        b.finish(split);
+        if (a.n_parts > 1) {
+            b.run(part);
+            b.write_chunk(part);
+            continue;
+        }
+        for (int chunk = 0; chunk < n_chunks(a.n_kv); ++chunk) {
+            b.run(chunk);
+            b.fold_chunk();
+        }
+        b.write_result();
     }
 }
 
-void xq_combine(const float * in, float * out, const float * sinks, int dv, int n_head, int n_tokens, int n_split,
+void xq_combine(const float * in, float * out, const float * sinks, int dv, int n_head, int n_tokens, int n_parts,
                 int ith, int nth) {
     const int rows = n_tokens*n_head;
     const size_t plane = (size_t) rows*(dv + 2);
     for (int r = ith; r < rows; r += nth) {
-        const float * part = in + (size_t) r*(dv + 2);
-        float top = sinks ? sinks[r % n_head] : NEG_INF;
-        const float sink = top;
-        for (int s = 0; s < n_split; ++s) {
-            top = std::max(top, part[s*plane + dv]);
-        }
-        float total = sink > NEG_INF ? std::exp(sink - top) : 0.0f;
         float * o = out + (size_t) r*dv;
+        float top = NEG_INF, sum = 0.0f;
         std::fill(o, o + dv, 0.0f);
-        for (int s = 0; s < n_split; ++s) {
-            const float * p = part + s*plane;
-            const float f = p[dv] > NEG_INF ? std::exp(p[dv] - top) : 0.0f;
-            total += p[dv + 1]*f;
-            for (int i = 0; i < dv; ++i) {
-                o[i] += p[i]*f;
-            }
+        for (int part = 0; part < n_parts; ++part) {
+            const float * p = in + part*plane + (size_t) r*(dv + 2);
+            fold(o, top, sum, p, p[dv], p[dv + 1], dv);
         }
-        const float inv = total > 0.0f ? 1.0f/total : 0.0f;
-        for (int i = 0; i < dv; ++i) {
-            o[i] *= inv;
-        }
+        normalise(o, top, sum, sinks ? sinks[r % n_head] : NEG_INF, o, dv);
     }
 }

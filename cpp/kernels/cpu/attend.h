@@ -60,20 +60,23 @@ struct xq_attend_args {
     int n_head, n_tokens, n_stream, n_kv;
     float scale, softcap, max_bias;
 
-    float * out;                  // n_split == 1: [token][head][dv]; else [split][token][head][dv + 2]
-    int n_split;
+    float * out;                  // n_parts == 1: [token][head][dv]; else [part][token][head][dv + 2]
+    int n_parts;
 };
 
-// Splits of the tile range that give threads enough to do when there are few queries. Depends on shapes only,
-// so results do not depend on the number of threads.
-int xq_attend_splits(int n_tokens, int n_stream, int n_head_kv, int n_head, int n_kv);
+// Tiles of a chunk, the unit of partial results: 256 cells, the step in which llama.cpp grows n_kv. Chunks are
+// always summed apart and folded in order, so results depend neither on threads nor on the batch.
+constexpr int XQ_CHUNK_TILES = 8;
 
-// This thread's share of the work. With n_split > 1 the output holds partial sums (dv values, their maximum
-// logit and weight) for xq_combine.
+// One part a chunk when there are few queries and threads need more to do, else 1: whole rows at once.
+int xq_attend_parts(int n_tokens, int n_stream, int n_head_kv, int n_head, int n_kv, int dv);
+
+// This thread's share of the work. With n_parts > 1 the output holds partial sums (dv values, their largest
+// logit and their weight) for xq_combine.
 void xq_attend(const xq_cpu_kernels & kern, const xq_attend_args & args, int ith, int nth);
 
-// Merge n_split partial results of every token and head: in [split][token][head][dv + 2], out [token][head][dv].
-void xq_combine(const float * in, float * out, const float * sinks, int dv, int n_head, int n_tokens, int n_split,
+// Fold n_parts partial results of every token and head: in [part][token][head][dv + 2], out [token][head][dv].
+void xq_combine(const float * in, float * out, const float * sinks, int dv, int n_head, int n_tokens, int n_parts,
                 int ith, int nth);
 
 // Seal every entry of the table's list: pages to codes and metadata.

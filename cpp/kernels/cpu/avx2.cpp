@@ -94,6 +94,26 @@ void read_meta(const xq_side & side, const uint8_t * meta, float * scale, float 
     }
 }
 
+float scale_row(const float * x, const float * scale, const float * zero, int rows, float * m, float * top) {
+    if (rows % 8 != 0) {
+        return xq_kernels_generic.scale_row(x, scale, zero, rows, m, top);
+    }
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 most = _mm256_setzero_ps(), sum = most;
+    for (int i = 0; i < rows; i += 8) {
+        const __m256 xi = _mm256_loadu_ps(x + i);
+        const __m256 mi = _mm256_mul_ps(xi, _mm256_loadu_ps(scale + i));
+        _mm256_storeu_ps(m + i, mi);
+        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, mi));
+        sum  = _mm256_fmadd_ps(xi, _mm256_loadu_ps(zero + i), sum);
+    }
+    for (int i = rows; i < ((rows + 31) & ~31); ++i) {
+        m[i] = 0.0f;
+    }
+    *top = hmax(most);
+    return hsum(sum);
+}
+
 // ---- mac ---------------------------------------------------------------------------------------------------
 
 // Multipliers of up to MAX_ROWS rows as int8 pairs, in the byte order in which codes of one word meet them.
@@ -157,7 +177,7 @@ __m256i broadcast4(const int8_t * p) { int v; std::memcpy(&v, p, 4); return _mm2
 // One plane against NH sets of multipliers. An i16 sum takes 2*15*128 a step at 4 bits, 2*3*128 at 2, 2*128 at
 // 1: it is widened after WORDS words, before it can overflow.
 template <int B, int NH>
-void mac_plane(int words, const uint32_t * codes, const multipliers * mu, float weight, float * acc) {
+void mac_plane(int words, const uint32_t * codes, const multipliers * mu, float weight, float * acc, int ldc) {
     constexpr int FIELDS = 8 / B;
     constexpr int WORDS  = B == 4 ? 4 : 8;
     const __m256i mask = _mm256_set1_epi8((char) ((1 << B) - 1));
@@ -190,7 +210,7 @@ void mac_plane(int words, const uint32_t * codes, const multipliers * mu, float 
             }
         }
         for (int h = 0; h < NH; ++h) {
-            float * out = acc + h*XQ_LANES + l;
+            float * out = acc + (size_t) h*ldc + l;
             const __m256 f = _mm256_mul_ps(_mm256_cvtepi32_ps(wide[h]), _mm256_set1_ps(mu[h].step * weight));
             _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), f));
         }
@@ -198,14 +218,14 @@ void mac_plane(int words, const uint32_t * codes, const multipliers * mu, float 
 }
 
 template <int B>
-void mac_heads(int n, int words, const uint32_t * codes, const multipliers * mu, float weight, float * acc) {
-    for (; n >= 3; n -= 3, mu += 3, acc += 3*XQ_LANES) {
-        mac_plane<B, 3>(words, codes, mu, weight, acc);
+void mac_rows(int n, int words, const uint32_t * codes, const multipliers * mu, float weight, float * acc, int ldc) {
+    for (; n >= 3; n -= 3, mu += 3, acc += 3*(size_t) ldc) {
+        mac_plane<B, 3>(words, codes, mu, weight, acc, ldc);
     }
     if (n == 2) {
-        mac_plane<B, 2>(words, codes, mu, weight, acc);
+        mac_plane<B, 2>(words, codes, mu, weight, acc, ldc);
     } else if (n == 1) {
-        mac_plane<B, 1>(words, codes, mu, weight, acc);
+        mac_plane<B, 1>(words, codes, mu, weight, acc, ldc);
     }
 }
 
@@ -218,7 +238,7 @@ float abs_max(const float * m, int padded) {
     return hmax(top);
 }
 
-void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc) {
+void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc, int ldc) {
     constexpr int BATCH = 6;
     multipliers mu[BATCH];
     const int padded = (rows + 31) & ~31;
@@ -234,11 +254,11 @@ void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stri
                 prepare(mj, rows, b, abs_max(mj, padded), mu[j]);
             }
             const float weight = (float) (1 << shift);
-            float * out = acc + (size_t) j0*XQ_LANES;
+            float * out = acc + (size_t) j0*ldc;
             switch (b) {
-                case 1:  mac_heads<1>(nj, words, plane, mu, weight, out); break;
-                case 2:  mac_heads<2>(nj, words, plane, mu, weight, out); break;
-                default: mac_heads<4>(nj, words, plane, mu, weight, out); break;
+                case 1:  mac_rows<1>(nj, words, plane, mu, weight, out, ldc); break;
+                case 2:  mac_rows<2>(nj, words, plane, mu, weight, out, ldc); break;
+                default: mac_rows<4>(nj, words, plane, mu, weight, out, ldc); break;
             }
             plane += (size_t) words * XQ_LANES;
             shift += b;
@@ -366,24 +386,6 @@ void gemm32_f16(const float * a, int lda, int n, const uint16_t * b, size_t ldb,
     gemm32(a, lda, n, strip, rows, c, ldc);
 }
 
-void dots_f16(const float * q, const uint16_t * k, size_t ldk, int dim, float * s) {
-    if (dim % 8 != 0) {
-        return xq_kernels_generic.dots_f16(q, k, ldk, dim, s);
-    }
-    for (int t = 0; t < XQ_TILE; ++t) {
-        __m256 a0 = _mm256_setzero_ps(), a1 = a0;
-        int i = 0;
-        for (; i + 16 <= dim; i += 16) {
-            a0 = _mm256_fmadd_ps(_mm256_loadu_ps(q + i),     load8_f16(k + t*ldk + i),     a0);
-            a1 = _mm256_fmadd_ps(_mm256_loadu_ps(q + i + 8), load8_f16(k + t*ldk + i + 8), a1);
-        }
-        if (i < dim) {
-            a0 = _mm256_fmadd_ps(_mm256_loadu_ps(q + i), load8_f16(k + t*ldk + i), a0);
-        }
-        s[t] = hsum(_mm256_add_ps(a0, a1));
-    }
-}
-
 void transpose8(const __m256 * in, float * out, int ldo) {
     __m256 t[8], u[8];
     for (int i = 0; i < 8; i += 2) {
@@ -448,6 +450,6 @@ float softmax_tile(float * s, float & top, float & sum) {
 } // namespace
 
 const xq_cpu_kernels xq_kernels_avx2 = {
-    "avx2", supported, read_meta, mac, seal_strip, unpack_strip, gemm32, gemm32_f16, dots_f16, transpose_f16,
+    "avx2", supported, read_meta, scale_row, mac, seal_strip, unpack_strip, gemm32, gemm32_f16, transpose_f16,
     softmax_tile,
 };

@@ -15,7 +15,19 @@ bool supported() { return true; }
 
 float f16(uint16_t x) { return ggml_fp16_to_fp32(x); }
 
-void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc) {
+float scale_row(const float * x, const float * scale, const float * zero, int rows, float * m, float * top) {
+    float sum = 0.0f;
+    *top = 0.0f;
+    for (int i = 0; i < rows; ++i) {
+        m[i] = x[i]*scale[i];
+        sum += x[i]*zero[i];
+        *top = std::max(*top, std::fabs(m[i]));
+    }
+    std::fill(m + rows, m + ((rows + 31) & ~31), 0.0f);
+    return sum;
+}
+
+void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc, int ldc) {
     int shift = 0;
     for (int p = 0; p < xq_n_planes(bits); ++p) {
         const int   b      = xq_plane_bits(bits, p);
@@ -27,9 +39,9 @@ void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stri
                 lane[l] = (float) (int) xq_code_get(word[l], i, b);
             }
             for (int j = 0; j < n; ++j) {
-                const float mi = m[j*m_stride + i] * weight;
+                const float mi = m[(size_t) j*m_stride + i] * weight;
                 for (int l = 0; l < XQ_LANES; ++l) {
-                    acc[j*XQ_LANES + l] += mi * lane[l];
+                    acc[(size_t) j*ldc + l] += mi * lane[l];
                 }
             }
         }
@@ -87,16 +99,6 @@ void gemm32_f16(const float * a, int lda, int n, const uint16_t * b, size_t ldb,
     }
 }
 
-void dots_f16(const float * q, const uint16_t * k, size_t ldk, int dim, float * s) {
-    for (int t = 0; t < XQ_TILE; ++t) {
-        float sum = 0.0f;
-        for (int i = 0; i < dim; ++i) {
-            sum += q[i] * f16(k[t*ldk + i]);
-        }
-        s[t] = sum;
-    }
-}
-
 void transpose_f16(const uint16_t * k, size_t ldk, int dim, float * out) {
     for (int i = 0; i < dim; ++i) {
         for (int t = 0; t < XQ_TILE; ++t) {
@@ -126,6 +128,6 @@ float softmax_tile(float * s, float & top, float & sum) {
 } // namespace
 
 const xq_cpu_kernels xq_kernels_generic = {
-    "generic", supported, xq_ref_read_meta, mac, xq_ref_seal_strip, unpack_strip, gemm32, gemm32_f16, dots_f16,
-    transpose_f16, softmax_tile,
+    "generic", supported, xq_ref_read_meta, scale_row, mac, xq_ref_seal_strip, unpack_strip, gemm32, gemm32_f16, transpose_f16,
+    softmax_tile,
 };

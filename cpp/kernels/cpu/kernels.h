@@ -17,12 +17,15 @@ struct xq_cpu_kernels {
     const char * name;
     bool (*supported)();
 
-    // Scale and zero point of every row; scale and zero have room for rows rounded up to 16.
+    // Scale and zero point of every row; scale and zero have room for rows rounded up to 8.
     void (*read_meta)(const xq_side & side, const uint8_t * meta, float * scale, float * zero);
 
-    // acc[j][32] += sum_i m[j][i] * code[i][32], n rows of multipliers. Codes stay packed.
-    // m and acc have strides m_stride and 32; m has zeros up to rows rounded up to 32.
-    void (*mac)(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc);
+    // m[i] = x[i]*scale[i], zeros up to rows rounded up to 32; *top = largest |m|; returns sum_i x[i]*zero[i].
+    float (*scale_row)(const float * x, const float * scale, const float * zero, int rows, float * m, float * top);
+
+    // acc[j][32] (stride ldc) += sum_i m[j][i] * code[i][32], n rows of multipliers as scale_row leaves them
+    // (stride m_stride). Codes stay packed. A row's result does not depend on the other rows.
+    void (*mac)(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc, int ldc);
 
     // Quantise a strip: contract of xq_ref_seal_strip (reference.h), codes bit-exact.
     void (*seal_strip)(const xq_side & side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
@@ -37,9 +40,6 @@ struct xq_cpu_kernels {
     // As gemm32 with b in f16, stride ldb elements, `lanes` of 32 valid.
     void (*gemm32_f16)(const float * a, int lda, int n, const uint16_t * b, size_t ldb, int rows, int lanes,
                        float * c, int ldc);
-
-    // s[t] = sum_i q[i] * k[t][i] for 32 rows of f16 keys, stride ldk elements.
-    void (*dots_f16)(const float * q, const uint16_t * k, size_t ldk, int dim, float * s);
 
     // out[i][32] = k[t][i]: 32 f16 rows to a key strip in f32.
     void (*transpose_f16)(const uint16_t * k, size_t ldk, int dim, float * out);

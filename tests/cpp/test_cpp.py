@@ -1,0 +1,68 @@
+"""Compile the C++ unit tests beside this file with the system's compiler, and run them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CPP = ROOT / "cpp"
+SOURCES = [CPP / "cache" / name for name in ("tiles.cpp", "config.cpp", "plan.cpp")]
+FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-D_GLIBCXX_ASSERTIONS", "-UNDEBUG"]
+LIMIT = 300
+
+
+def compiler() -> str:
+    """A compiler that takes the flags of g++ or clang++: CXX, c++, g++ or clang++."""
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    pytest.skip("the C++ tests need c++, g++ or clang++ on PATH, or CXX")
+
+
+def llama_tree() -> Path:
+    """A patched llama.cpp source tree: XQUANT_SRC, or that of a build in this checkout."""
+    named = os.environ.get("XQUANT_SRC")
+    trees = [Path(named)] if named else sorted(ROOT.glob("build/*/llama.cpp"))
+    for tree in trees:
+        if (tree / "src" / "llama-kv-cells.h").is_file():
+            return tree
+    if named:
+        pytest.fail(f"XQUANT_SRC must name a llama.cpp tree with src/llama-kv-cells.h; got {named}")
+    pytest.skip("the C++ tests need a llama.cpp tree: build the project here, or set XQUANT_SRC")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ("test_plan", "test_tiles"))
+def test_cpp(name: str, tmp_path: Path) -> None:
+    """The program compiles without a warning and none of its checks fails."""
+    tree = llama_tree()
+    program = tmp_path / name
+    includes = [f"-I{HERE}", f"-I{CPP}"]
+    includes += [f"-isystem{tree / part}" for part in ("src", "include", "ggml/include")]
+    sources = [HERE / f"{name}.cpp", *SOURCES]
+    built = run([compiler(), *FLAGS, *includes, *map(str, sources), "-o", str(program)])
+    if built.returncode != 0 or built.stdout:
+        pytest.fail(f"does not compile without warnings:\n{built.stdout}", pytrace=False)
+    ran = run([str(program)])
+    if ran.returncode != 0:
+        pytest.fail(ran.stdout, pytrace=False)
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "XQUANT_KV"}
+    return subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=LIMIT,
+        env=environment,
+    )

@@ -1,0 +1,152 @@
+// Settings and the layer plan that follows from them.
+#include "cache/config.h"
+#include "cache/plan.h"
+
+#include "check.h"
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+// The message with which a setting is refused, "" if it is not.
+std::string refusal(const std::string & text) {
+    try {
+        xq_config_parse(text);
+    } catch (const std::runtime_error & e) {
+        return e.what();
+    }
+    return "";
+}
+
+bool has(const std::string & text, const std::string & part) { return text.find(part) != std::string::npos; }
+
+std::vector<xq_layer_plan> plan_of(const std::string & text, int n_layers) {
+    std::vector<xq_layer_shape> shapes;
+    for (int i = 0; i < n_layers; ++i) {
+        shapes.push_back({10 + i, 2, 64, 80});
+    }
+    return xq_make_plan(xq_config_parse(text), shapes);
+}
+
+void defaults() {
+    const xq_config c = xq_config_parse("");
+    CHECK(c.k_bits == 2 && c.v_bits == 2 && c.window == 128 && c.sink == 4 && c.max_ubatch == 256);
+    CHECK(c.k_meta == XQ_META_Q8 && c.v_meta == XQ_META_Q8 && c.follower == XQ_FIT_MINMAX);
+    CHECK(c.k_1bit_from.layer == -1 && c.v_share_from.layer == -1);
+    CHECK(xq_config_parse(c.text()).text() == c.text());
+}
+
+void every_setting() {
+    const std::string text =
+        "k_bits=3,v_bits=4,k_1bit_from=5,v_1bit_from=0.5,k_share_from=4,v_share_from=0.75,window=64,sink=0,k_eta1=0.25,v_eta1=0,"
+        "k_eta2=0.5,v_eta2=0.125,k_eta3=0.01,v_eta3=0.02,k_eta4=0.03,v_eta4=0.04,k_meta=f16,v_meta=q8,follower=ls,max_ubatch=32";
+    const xq_config c = xq_config_parse(text);
+    CHECK(c.text() == text, c.text());
+    CHECK(c.k_bits == 3 && c.v_bits == 4 && c.window == 64 && c.sink == 0 && c.max_ubatch == 32);
+    CHECK(c.k_1bit_from.layer == 5 && c.v_1bit_from.fraction == 0.5 && c.v_share_from.fraction == 0.75);
+    CHECK(c.k_eta[1] == 0.25 && c.k_eta[2] == 0.5 && c.v_eta[4] == 0.04);
+    CHECK(c.k_meta == XQ_META_F16 && c.v_meta == XQ_META_Q8 && c.follower == XQ_FIT_LS);
+    CHECK(xq_config_parse("k_bits=1,k_bits=4").k_bits == 4); // the last one counts
+    CHECK(xq_config_parse(",k_bits=1,,").k_bits == 1);
+}
+
+// A refusal names the setting, what it got and what it takes.
+void refusals() {
+    for (const char * text : {
+            "k_bits=0", "k_bits=5", "v_bits=-1", "k_bits=two", "k_bits=2.0", "k_bits=", "k_bits", "k_bits=2x", "window=0", "window=31",
+            "window=33", "window=-32", "window=99999999", "max_ubatch=16", "max_ubatch=48", "sink=-1", "sink=x", "k_meta=f32", "v_meta=",
+            "follower=mean", "k_eta1=-0.1", "v_eta4=0.51", "k_eta2=nan", "k_eta2=", "k_1bit_from=-2", "k_1bit_from=1.0", "v_1bit_from=x",
+            "v_1bit_from=-0.5", "k_share_from=3", "v_share_from=1.5", "v_share_from=.x", "k_bits=99999999999999999999"}) {
+        const std::string setting = text, why = refusal(setting);
+        const std::string key = setting.substr(0, setting.find('='));
+        const std::string value = has(setting, "=") ? setting.substr(setting.find('=') + 1) : "";
+        CHECK(has(why, "xquant: " + key + " must be "), text, why);
+        CHECK(has(why, "got '" + value + "'"), text, why);
+    }
+    for (const char * text : {"bits=2", "k_eta0=0", "k_eta5=0", "K_BITS=2", " k_bits=2", "=2"}) {
+        const std::string why = refusal(text);
+        CHECK(has(why, "unknown setting") && has(why, "k_bits"), text, why);
+    }
+}
+
+void thresholds() {
+    const auto at = [](const char * value, int n) { return xq_config_parse(std::string("k_1bit_from=") + value).k_1bit_from.resolve(n); };
+    CHECK(at("-1", 30) == 30);
+    CHECK(at("0", 30) == 0);
+    CHECK(at("7", 30) == 7);
+    CHECK(at("99", 30) == 99);    // beyond the last layer: never
+    CHECK(at("0.5", 30) == 14);   // 15, rounded down to an even layer
+    CHECK(at("0.5", 32) == 16);
+    CHECK(at("0.0", 32) == 0);
+    CHECK(at("0.99", 32) == 30);
+    CHECK(at("0.5", 1) == 0);
+}
+
+void bits_by_layer() {
+    const auto plan = plan_of("k_bits=4,v_bits=3,k_1bit_from=3,v_1bit_from=0.5,k_eta1=0.2,k_eta4=0.1,k_meta=f16", 6);
+    for (int i = 0; i < 6; ++i) {
+        CHECK(plan[i].k.bits == (i >= 3 ? 1 : 4), i);
+        CHECK(plan[i].v.bits == (i >= 2 ? 1 : 3), i);
+        CHECK(plan[i].k.eta == (i >= 3 ? 0.2f : 0.1f), i);
+        CHECK(plan[i].k_leader == 10 + i && plan[i].v_leader == 10 + i, i);
+        CHECK(plan[i].k.meta == XQ_META_F16 && plan[i].v.meta == XQ_META_Q8, i);
+        CHECK(plan[i].k.rows == 64 && plan[i].k.strips == 1 && plan[i].k.lanes_last == 32, i);
+        CHECK(plan[i].v.rows == 32 && plan[i].v.strips == 3 && plan[i].v.lanes_last == 16, i);
+    }
+}
+
+void sharing() {
+    const auto plan = plan_of("k_share_from=2,v_share_from=0.5,follower=ls", 7);
+    for (int i = 0; i < 7; ++i) {
+        const bool k = i % 2 == 1 && i >= 2, v = i % 2 == 1 && i >= 2; // half of 7 layers is 3, rounded down to 2
+        CHECK(plan[i].k_leader == 10 + i - k && plan[i].v_leader == 10 + i - v, i);
+        CHECK(plan[i].k.fit == (k ? XQ_FIT_LS : XQ_FIT_MINMAX), i);
+    }
+}
+
+// Codes are read at the bits and in the shape they were written with.
+void pairs_that_do_not_match() {
+    const xq_config all = xq_config_parse("k_share_from=0,v_share_from=0");
+    const auto shapes = xq_make_plan(all, {{0, 2, 64, 64}, {1, 4, 64, 64}, {2, 2, 64, 64}, {3, 2, 64, 32}, {6, 2, 64, 64}, {9, 2, 64, 64}});
+    const int leaders[] = {0, 1, 2, 3, 6, 6};
+    for (int i = 0; i < 6; ++i) {
+        CHECK(shapes[i].k_leader == leaders[i] && shapes[i].v_leader == leaders[i], i);
+    }
+    const auto cut = plan_of("k_share_from=0,v_share_from=0,k_1bit_from=3,v_1bit_from=2", 4);
+    CHECK(cut[1].k_leader == 10 && cut[1].v_leader == 10);
+    CHECK(cut[3].k_leader == 13); // its partner has 2 bits
+    CHECK(cut[3].v_leader == 12);
+    const auto one_bit = plan_of("k_bits=1,k_share_from=0,k_1bit_from=1", 2);
+    CHECK(one_bit[1].k_leader == 10); // 1 bit on both sides of the threshold
+    CHECK(xq_make_plan(all, {}).empty());
+}
+
+void settings_of_a_thread() {
+    xq_config_set_thread("k_bits=4");
+    CHECK(xq_config_current().k_bits == 4);
+    bool refused = false;
+    try {
+        xq_config_set_thread("k_bits=7");
+    } catch (const std::runtime_error &) {
+        refused = true;
+    }
+    CHECK(refused && xq_config_current().k_bits == 4); // the old ones stay
+    xq_config_set_thread(nullptr);
+    CHECK(xq_config_current().text() == xq_config_parse("").text());
+}
+
+} // namespace
+
+int main() {
+    defaults();
+    every_setting();
+    refusals();
+    thresholds();
+    bits_by_layer();
+    sharing();
+    pairs_that_do_not_match();
+    settings_of_a_thread();
+    return check_report();
+}

@@ -1,0 +1,1 @@
+"""Tests of the packed kernels, every implementation against the oracle."""

@@ -1,0 +1,210 @@
+"""Attention over tiles in every form, against plain attention in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracle.side import FIT_LS, FIT_MINMAX, META_F16, META_Q8
+
+from .budgets import ATTENTION, REQUIRED, assert_near, nmse
+from .case import Case, Shape, build
+
+DIMS = [(64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (128, 64), (64, 96), (192, 128)]
+TOKENS = [1, 2, 3, 5, 17, 33, 64, 100]
+FEATURES = [
+    {},
+    {"softcap": 5.0},
+    {"max_bias": 8.0},
+    {"sinks": True},
+    {"softcap": 30.0, "max_bias": 4.0, "sinks": True},
+    {"follow": True},
+    {"follow": True, "fit": FIT_LS},
+    {"holes": True, "blind": True},
+]
+
+
+def shapes(n: int) -> list[Shape]:
+    """Every value of every property about equally often, in random company."""
+    rng = np.random.default_rng(2510)
+
+    def deal(values: list) -> list:
+        dealt = [values[i % len(values)] for i in range(n)]
+        return [dealt[i] for i in rng.permutation(n)]
+
+    bits = [(k, v) for k in (1, 2, 3, 4) for v in (1, 2, 3, 4)]
+    columns = [
+        deal(c)
+        for c in (
+            bits,
+            [(a, b) for a in (META_F16, META_Q8) for b in (META_F16, META_Q8)],
+            DIMS,
+            [1, 2, 3, 7, 8],
+            [1, 2, 3],
+            TOKENS,
+            [(1, 0), (1, 0), (2, 0), (1, 2), (3, 1)],
+            [1, 20, 32, 33, 95, 128, 161, 230],
+            ["mixed", "mixed", "boundary", "sealed", "pages"],
+            FEATURES,
+        )
+    ]
+    return [
+        Shape(
+            k_bits=b[0],
+            v_bits=b[1],
+            k_meta=m[0],
+            v_meta=m[1],
+            dk=d[0],
+            dv=d[1],
+            group=g,
+            heads=h,
+            tokens=t,
+            streams=s[0],
+            first_stream=s[1],
+            n_kv=n_kv,
+            layout=layout,
+            seed=i,
+            **features,
+        )
+        for i, (b, m, d, g, h, t, s, n_kv, layout, features) in enumerate(zip(*columns))
+    ]
+
+
+def label(s: Shape) -> str:
+    return f"k{s.k_bits}v{s.v_bits}-{s.dk}x{s.dv}-g{s.group}-t{s.tokens}x{s.streams}-kv{s.n_kv}"
+
+
+@pytest.mark.parametrize("shape", shapes(96), ids=label)
+def test_random_shapes(impl: str, shape: Shape) -> None:
+    case = build(shape)
+    got = case.run(impl, whole_rows=shape.seed % 2 == 1, n_threads=1 + shape.seed % 3)
+    assert_near(got, case.want, ATTENTION)
+
+
+@pytest.mark.parametrize("tokens", (2, 40))
+@pytest.mark.parametrize("v_bits", (1, 2, 3, 4))
+@pytest.mark.parametrize("k_bits", (1, 2, 3, 4))
+def test_every_pair_of_widths(impl: str, k_bits: int, v_bits: int, tokens: int) -> None:
+    """Few queries read codes as they are, many an unpacked copy."""
+    shape = Shape(k_bits=k_bits, v_bits=v_bits, tokens=tokens, layout="sealed", n_kv=128, group=3)
+    assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
+
+
+@pytest.mark.parametrize("d", ((32, 32), (40, 40), (72, 104), (80, 48), (256, 32)))
+@pytest.mark.parametrize("tokens", (1, 30))
+def test_head_dims_off_the_grid(impl: str, d: tuple[int, int], tokens: int) -> None:
+    """The last value strip is short, or the last key word half empty."""
+    for bits in (1, 2, 3, 4):
+        shape = Shape(dk=d[0], dv=d[1], k_bits=bits, v_bits=bits, tokens=tokens, n_kv=100)
+        assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
+
+
+@pytest.mark.parametrize("group", (1, 4))
+@pytest.mark.parametrize("tokens", (1, 2, 3, 12, 33))
+def test_window_boundary_inside_a_batch(impl: str, tokens: int, group: int) -> None:
+    """Queries before ``from`` read the page, those from it on the codes.
+
+    One bit makes the two forms so different that a query in the wrong one shows.
+    """
+    shape = Shape(k_bits=1, v_bits=1, tokens=tokens, group=group, layout="boundary", n_kv=96)
+    case = Case(shape)
+    wanted = []
+    for shift in (-1, 0, 1):
+        for t in range(shape.n_tiles):
+            case.table.since[0, t] = case.table.pos[t * (tokens - 1) // 3] + shift
+        case.recompute()
+        assert_near(case.run(impl), case.want, ATTENTION)
+        wanted.append(case.want)
+    assert nmse(wanted[0], wanted[2]) > REQUIRED, "this test would not see an error of one"
+    assert nmse(wanted[1], wanted[2]) > REQUIRED, "this test would not see an error of one"
+
+
+@pytest.mark.parametrize("lengths", ((12, 12, 12, 12), (12, 3, 12, 3, 12), (2, 2, 2), (40, 40, 1)))
+@pytest.mark.parametrize("first", (0, 1))
+def test_positions_in_any_order(impl: str, first: int, lengths: tuple[int, ...]) -> None:
+    """A batch of several sequences: runs of queries read a tile's page and codes in turns."""
+    shape = Shape(k_bits=1, v_bits=1, tokens=sum(lengths), layout="boundary", n_kv=96)
+    case = Case(shape)
+    odd = np.repeat(np.arange(len(lengths)) % 2 == first, lengths)
+    case.table.pos[odd] += 1000
+    case.table.since[...] = 500
+    case.recompute()
+    assert_near(case.run(impl), case.want, ATTENTION)
+
+
+@pytest.mark.parametrize("tokens", (1, 9, 70))
+@pytest.mark.parametrize("n_kv", (290, 800))
+def test_parts_and_threads_change_no_bit(impl: str, tokens: int, n_kv: int) -> None:
+    """Chunks are folded in the same order by one thread (prefill) and by the combine step (decode)."""
+    case = build(Shape(tokens=tokens, n_kv=n_kv, heads=2, group=2, sinks=True, blind=tokens > 1))
+    one = case.run(impl)
+    assert_near(one, case.want, ATTENTION)
+    for whole_rows in (False, True):
+        for n_threads in (1, 2, 4):
+            assert (case.run(impl, whole_rows=whole_rows, n_threads=n_threads) == one).all()
+
+
+@pytest.mark.parametrize("whole_rows", (False, True))
+@pytest.mark.parametrize("sinks", (False, True))
+def test_queries_that_see_nothing(impl: str, sinks: bool, whole_rows: bool) -> None:
+    for tokens in (1, 20):
+        case = build(Shape(tokens=tokens, blind=True, sinks=sinks, layout="mixed"))
+        blind = np.isneginf(case.mask[0]).all(axis=1)
+        assert blind.any()
+        got = case.run(impl, whole_rows=whole_rows)
+        assert (got[blind] == 0).all()
+        assert_near(got, case.want, ATTENTION)
+
+
+def test_nothing_in_the_cache(impl: str) -> None:
+    """All tiles empty: no page, no codes, zeros out."""
+    case = Case(Shape())
+    case.table.page[...] = -1
+    case.table.since[...] = 0x7FFFFFFF
+    for whole_rows in (False, True):
+        assert (case.run(impl, whole_rows=whole_rows) == 0).all()
+
+
+@pytest.mark.parametrize("data", ("offset", "constant", "equal", "huge", "tiny"))
+@pytest.mark.parametrize("tokens", (1, 24))
+@pytest.mark.parametrize("m", (META_F16, META_Q8))
+def test_hard_data(impl: str, m: int, tokens: int, data: str) -> None:
+    for bits in (1, 2, 3, 4):
+        shape = Shape(
+            k_bits=bits, v_bits=bits, k_meta=m, v_meta=m, tokens=tokens, data=data, group=2
+        )
+        assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
+
+
+@pytest.mark.parametrize("tokens", (1, 3))
+@pytest.mark.parametrize("d", (64, 128))
+@pytest.mark.parametrize("bits", (1, 2, 3, 4))
+def test_outlier_channels(impl: str, bits: int, d: int, tokens: int) -> None:
+    """Keys with a channel a thousand times the others, which makes logits of thousands.
+
+    What matters is the absolute error of a logit; how much of it a seed shows differs.
+    """
+    for seed in range(6):
+        shape = Shape(
+            dk=d,
+            k_bits=bits,
+            v_bits=bits,
+            tokens=tokens,
+            data="outlier",
+            layout="sealed",
+            seed=seed,
+        )
+        assert_near(build(shape).run(impl), build(shape).want, REQUIRED)
+
+
+@pytest.mark.parametrize("fit", (FIT_MINMAX, FIT_LS))
+@pytest.mark.parametrize("tokens", (1, 24))
+def test_followers(impl: str, tokens: int, fit: int) -> None:
+    """Metadata of its own over a leader's codes; a fitted scale may be negative."""
+    for bits in (1, 2, 3, 4):
+        shape = Shape(k_bits=bits, v_bits=bits, tokens=tokens, follow=True, fit=fit)
+        assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
+
+
+def test_unknown_implementations_are_refused() -> None:
+    with pytest.raises(AssertionError, match="no implementation"):
+        build(Shape()).run("abacus")

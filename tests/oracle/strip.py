@@ -1,0 +1,48 @@
+"""A strip: rows x 32 values to words and metadata, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import codes as bitstream
+from . import follow, meta, quantise
+from .side import FIT_LS, LANES, Side
+
+F32 = NDArray[np.float32]
+Words = NDArray[np.uint32]
+Bytes = NDArray[np.uint8]
+
+
+def seal(
+    x: F32,
+    side: Side,
+    row_ok: NDArray[np.bool_] | None = None,
+    lanes: NDArray[np.bool_] | None = None,
+    leader: Words | None = None,
+) -> tuple[Words, Bytes]:
+    """Words and metadata of ``x`` [rows][32]; with ``leader``, its words and this layer's metadata.
+
+    Rows that are not ``row_ok`` hold nothing: code, scale and zero are 0. Lanes
+    outside ``lanes`` count for nothing and have code 0.
+    """
+    rows = np.ones(side.rows, bool) if row_ok is None else row_ok
+    lanes = np.ones(LANES, bool) if lanes is None else lanes
+    scale, zero = np.zeros((2, side.rows), np.float32)
+    code = np.zeros((side.rows, LANES), np.int64)
+    if lanes.any() and rows.any():
+        lo, hi = quantise.group_range(x[rows], lanes)
+        scale[rows], zero[rows] = quantise.relaxed(lo, hi, side)
+        code[np.ix_(rows, lanes)] = quantise.encode(x[rows][:, lanes], lo, hi, side)
+        if leader is not None and side.fit == FIT_LS:
+            theirs = bitstream.unpack(leader, side)[np.ix_(rows, lanes)]
+            scale[rows], zero[rows] = follow.least_squares(x[rows][:, lanes], theirs)
+    words = bitstream.pack(code, side) if leader is None else leader
+    return words, meta.write(scale, zero, side)
+
+
+def unpack(words: Words, data: Bytes, side: Side) -> F32:
+    """Values [rows][32]."""
+    scale, zero = meta.read(data, side)
+    code = bitstream.unpack(words, side).astype(np.float32)
+    return zero[:, None] + scale[:, None] * code
