@@ -18,6 +18,7 @@ the user's cache directory), pip with the user's own configuration.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import hashlib
 import importlib.util
@@ -342,7 +343,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         source = Directory(Path(args.source)) if args.source else Archive(read_pin())
         if args.command == "diff":
-            sys.stdout.write(diff(args.tree, source))
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is the patch alone
+                text = diff(args.tree, source)
+            sys.stdout.write(text)
         else:
             prepare(args.tree, source, None if args.stock else ROOT / "patches")
     except BuildError as error:

@@ -134,7 +134,7 @@ def test_positions_in_any_order(impl: str, first: int, lengths: tuple[int, ...])
 @pytest.mark.parametrize("tokens", (1, 9, 70))
 @pytest.mark.parametrize("n_kv", (290, 800))
 def test_parts_and_threads_change_no_bit(impl: str, tokens: int, n_kv: int) -> None:
-    """Chunks are folded in the same order by one thread (prefill) and by the combine step (decode)."""
+    """Chunks are folded in the same order by one thread (prefill) and by the combine step."""
     case = build(Shape(tokens=tokens, n_kv=n_kv, heads=2, group=2, sinks=True, blind=tokens > 1))
     one = case.run(impl)
     assert_near(one, case.want, ATTENTION)

@@ -40,8 +40,8 @@ def greedy(llm: Any, tokens: list[int], n: int, *, reset: bool = True) -> list[i
 def divergence(p: Any, q: Any) -> float:
     """Mean KL(p || q) of two sets of logits, in nats.
 
-    SmolLM2 amplifies a last-bit difference in one matrix product (ggml rounds activations to 8 bits)
-    to about 0.003, with an f16 cache too; packing costs 0.02 and more.
+    SmolLM2 amplifies a last-bit difference in one matrix product (ggml rounds activations
+    to 8 bits) to about 0.003, with an f16 cache too; packing costs 0.02 and more.
     """
     from xquant_gguf.eval.divergence import log_softmax
 
@@ -90,7 +90,8 @@ llm.eval(tokens[:700])  # more than n_batch: weights, compute and logit buffers 
 before = resident()
 llm.eval(tokens[700:])
 figures = llm.kv_cache.as_dict()
-print(json.dumps([resident() - before, figures["bytes_total"], figures["bytes_f16"], figures["tokens"]]))
+sizes = [figures[name] for name in ("bytes_total", "bytes_f16", "tokens")]
+print(json.dumps([resident() - before, *sizes]))
 """
 
 
@@ -158,7 +159,7 @@ def test_generation_after_a_rewind_within_the_window(smollm2: Path) -> None:
 
 
 def test_a_deep_rewind_keeps_working(smollm2: Path) -> None:
-    """Beyond the pages kept as backup a tile stays packed; its emptied cells are not written again."""
+    """Beyond the backup pages a tile stays packed, and its emptied cells are not written again."""
     llm = model(smollm2, max_ubatch=32)
     tokens = llm.tokenize(STORY.encode() * 20)[:700]
     llm.eval(tokens)
@@ -177,7 +178,7 @@ def test_a_deep_rewind_keeps_working(smollm2: Path) -> None:
 
 
 def test_results_do_not_depend_on_how_the_prompt_is_cut(smollm2: Path) -> None:
-    """A token sees packed what is older than the window before itself, in prefill as in decoding."""
+    """A token sees packed what is older than its window, in prefill as in decoding."""
     prompt: list[int] = []
     seen = []
     for step in (1, 32, 256):

@@ -1,4 +1,4 @@
-"""Off means off: with a stock cache the patched library computes what the unpatched one does, bit for bit."""
+"""Off means off: with a stock cache, the patched library gives the unpatched one's bits."""
 
 from __future__ import annotations
 

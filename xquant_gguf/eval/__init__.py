@@ -1,1 +1,1 @@
-"""Quality of a KV cache against f16, on the user's own model and text: ``python -m xquant_gguf.eval``."""
+"""Quality of KV caches against f16, on any model and text: ``python -m xquant_gguf.eval``."""

@@ -49,7 +49,7 @@ class Divergence:
 
 def log_softmax(logits: Logits) -> Logits:
     """Row-wise log-probabilities."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted: Logits = logits - logits.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
 
