@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,16 @@ def load() -> Native:
 def library_directory() -> Path:
     """Folder of the library: XQUANT_GGUF_LIB if set, else ``lib`` in the package.
 
+    A checkout has no ``lib`` of its own; Python started there imports it all the same, so
+    the installed package's folder serves it.
+
     Raises:
         LibraryError: the folder has no llama library in it.
     """
     chosen = os.environ.get(LIB_VARIABLE)
     directory = Path(chosen) if chosen else Path(__file__).parent / "lib"
+    if not chosen and not directory.is_dir():
+        directory = _installed_directory() or directory
     names = _NAMES.get(sys.platform, ("libllama.so",))
     if not any((directory / name).exists() for name in names):
         raise LibraryError(
@@ -135,6 +141,15 @@ def library_directory() -> Path:
             f"correct {LIB_VARIABLE}" if chosen else "reinstall xquant-gguf",
         )
     return directory.resolve()
+
+
+def _installed_directory() -> Path | None:
+    try:
+        installed = metadata.distribution("xquant-gguf").locate_file("xquant_gguf/lib")
+    except metadata.PackageNotFoundError:
+        return None
+    path = Path(str(installed))
+    return path if path.is_dir() else None
 
 
 def _refuse_other_library(directory: Path) -> None:

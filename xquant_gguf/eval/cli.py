@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import FLAGS, resolve_kv
+from .._measuring import parse_kvs, progress_bar, read_text, write_json
+from ..config import resolve_kv
 from ..errors import ConfigError, XQuantError
 from .contexts import Context, Model
 from .divergence import measure, windows
@@ -52,42 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_kv(item: str) -> Any:
-    """``name`` or ``name:setting=value:...`` to a cache description.
-
-    Raises:
-        ConfigError: unknown name or setting.
-    """
-    name, *settings = item.split(":")
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        if key not in FLAGS:
-            raise ConfigError("a cache setting must exist", key, f"use one of {', '.join(FLAGS)}")
-        changes[key] = _value(value)
-    return resolve_kv(name, **changes)
-
-
-def _value(text: str) -> int | float | str | None:
-    if text in ("never", "-1"):
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 def _run(args: argparse.Namespace) -> int:
-    names = [name.strip() for name in args.kv.split(",") if name.strip()]
-    kvs = {name: parse_kv(name) for name in names}
-    if not kvs:
-        raise ConfigError("--kv needs at least one name", repr(args.kv), f"try {_DEFAULT_KV}")
-    try:
-        text = Path(args.text).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise ConfigError("--text must be readable", str(error), "give a text file") from error
+    kvs = parse_kvs(args.kv)
+    text = read_text(args.text)
     model = Model(args.model)
     tokens = model.tokenize(text[: 16 * (args.tokens + args.ctx)])
     texts = windows(tokens, args.ctx, args.skip, args.tokens)
@@ -126,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
     }
     print(markdown_table(out))
     if args.json:
-        _write_json(Path(args.json), out)
+        write_json(args.json, out)
     if args.plot:
         frontier_plot(out, args.plot)
     for context in (reference, *caches.values()):
@@ -136,18 +103,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _with_progress(reference: Context, caches: dict[str, Context], texts: Any, skip: int) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
     total = sum(len(text) - 1 for text in texts)
-    columns = ("tokens", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with progress_bar("tokens") as bar:
         task = bar.add_task("", total=total)
         return measure(reference, caches, texts, skip=skip, progress=lambda n: bar.advance(task, n))
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)

@@ -68,6 +68,8 @@ class Context:
         n_ctx: tokens it can hold.
         threads: CPU threads.
         sequences: independent token sequences, in one set of cells.
+        batch: tokens given to llama.cpp at once, and its micro-batch; a packed cache
+            may cut that smaller (``max_ubatch``).
 
     Raises:
         UnsupportedModelError: the model cannot run with this cache.
@@ -83,12 +85,13 @@ class Context:
         n_ctx: int,
         threads: int,
         sequences: int = 1,
+        batch: int = BATCH,
     ) -> None:
         api = model.api
-        self.model, self.kv, self.n_ctx = model, kv, n_ctx
+        self.model, self.kv, self.n_ctx, self.n_batch = model, kv, n_ctx, batch
         params = api.llama_context_default_params()
         params.n_ctx = n_ctx
-        params.n_batch = params.n_ubatch = self.BATCH
+        params.n_batch = params.n_ubatch = batch
         params.n_seq_max = sequences
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = threads
@@ -106,7 +109,7 @@ class Context:
             model.native.config_set(None)
         if not self.handle:
             raise UnsupportedModelError.from_native(refusal or (log[0] if log else "no context"))
-        self.batch: Any = api.llama_batch_init(self.BATCH, 0, 1)
+        self.batch: Any = api.llama_batch_init(batch, 0, 1)
         self.held = [0] * sequences
 
     def clear(self) -> None:
@@ -115,9 +118,16 @@ class Context:
         self.held = [0] * len(self.held)
 
     def rewind(self, n_past: int, *, sequence: int = 0) -> None:
-        """Keep the first ``n_past`` tokens of a sequence."""
+        """Keep the first ``n_past`` tokens of a sequence.
+
+        Raises:
+            UnsupportedModelError: the cache cannot drop tokens, as a recurrent state cannot.
+        """
         memory = self.model.api.llama_get_memory(self.handle)
-        self.model.api.llama_memory_seq_rm(memory, sequence, n_past, -1)
+        if not self.model.api.llama_memory_seq_rm(memory, sequence, n_past, -1):
+            raise UnsupportedModelError(
+                "the model's cache must be able to drop its newest tokens", self.model.info.arch
+            )
         self.held[sequence] = n_past
 
     def feed(self, tokens: Sequence[int], *, logits: str = "all", sequence: int = 0) -> Logits:
@@ -135,8 +145,8 @@ class Context:
         """
         api = self.model.api
         out = []
-        for start in range(0, len(tokens), self.BATCH):
-            part = tokens[start : start + self.BATCH]
+        for start in range(0, len(tokens), self.n_batch):
+            part = tokens[start : start + self.n_batch]
             self.batch.n_tokens = len(part)
             for i, token in enumerate(part):
                 self.batch.token[i] = token
@@ -148,7 +158,7 @@ class Context:
                 raise ContextFullError(
                     "the text must fit into the context",
                     f"{self.held[sequence] + len(part)} tokens",
-                    "use a larger --ctx",
+                    "use a larger context",
                 )
             self.held[sequence] += len(part)
             rows = len(part) if logits == "all" else int(start + len(part) == len(tokens))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import LibraryError
+from .._measuring import load_pyplot
 
 _MIB = 1024 * 1024
 
@@ -33,15 +33,7 @@ def frontier_plot(result: dict[str, Any], path: str) -> None:
     Raises:
         LibraryError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise LibraryError(
-            "--plot needs matplotlib", "it is not installed", 'pip install "xquant-gguf[plot]"'
-        ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for row in result["rows"]:
         if row["kl_mean"] <= 0:
