@@ -1,1 +1,1 @@
-"""Speed and size of KV caches side by side, on the user's own model: ``python -m xquant_gguf.bench``."""
+"""Speed and size of caches, side by side on one's own model: ``python -m xquant_gguf.bench``."""

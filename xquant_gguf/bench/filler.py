@@ -11,17 +11,17 @@ fish stone bread water summer winter morning evening music colour number story a
 carries builds repairs follows remembers forgets paints sells finds loses opens closes crosses
 watches measures writes slowly often never again before after under behind between without against
 because although while until and but or with from into over through near
-""".split()
+"""
 
 
 def make_text(words: int, *, seed: int = 1) -> str:
     """Sentences of pseudo-random English words, now and then a number, ``words`` long in all."""
-    source = random.Random(seed)
+    source, known = random.Random(seed), _WORDS.split()
     out: list[str] = []
     left_in_sentence = 0
     for i in range(words):
         plain = source.random() > 0.05
-        word = source.choice(_WORDS) if plain else str(source.randrange(2000))
+        word = source.choice(known) if plain else str(source.randrange(2000))
         if left_in_sentence == 0:
             left_in_sentence = source.randrange(5, 20)
             word = word.capitalize()

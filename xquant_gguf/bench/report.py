@@ -11,9 +11,10 @@ _BASE = "f16"
 _NONE = "–"
 
 _NOTES = """\
-× = ratio to f16 in this run. Brackets hold the quartiles of the timed steps. Attention is not timed by
-itself: it is the median decode step at this depth minus the one at depth 0. Decode steps are undone, so
-none of them pays for sealing a tile (once every 32 tokens); prefill does, and is timed in one pass.
+× = ratio to f16 in this run. Brackets hold the quartiles of the timed steps. Attention is not
+timed by itself: it is the median decode step at this depth minus the one at depth 0. Decode steps
+are undone, so none of them pays for sealing a tile (once every 32 tokens); prefill does, and is
+timed in one pass.
 """
 
 
@@ -21,10 +22,11 @@ def markdown_table(result: dict[str, Any], *, rounds: int, steps: int, n_ctx: in
     """One row a depth and cache, with how it was measured around it."""
     base = {row["depth"]: row for row in result["rows"] if row["kv"] == _BASE}
     lines = [
-        f"{result['model']}, {result['threads']} threads; decode: median of {rounds} rounds of "
+        f"{result['model']}, threads: {result['threads']}; decode: median of {rounds} rounds of "
         f"{steps} steps; KV MiB at a context of {n_ctx} tokens",
         "",
-        "| depth | kv | decode tokens/s | × | prefill tokens/s | × | attention ms | × | KV MiB | × |",
+        "| depth | kv | decode tokens/s | × | prefill tokens/s | × "
+        "| attention ms | × | KV MiB | × |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
@@ -80,9 +82,10 @@ def speed_plot(result: dict[str, Any], path: str) -> None:
                 axes.plot(depths, values, marker="o", label=kv)
         axes.set_xlabel("depth (tokens in the cache)")
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        if min((r[name] or 0.0) for r in result["rows"]) >= 0:  # a difference may be negative
+            axes.set_ylim(bottom=0)
         axes.grid(True, alpha=0.3)
     all_axes[0].legend(fontsize=8)
-    figure.suptitle(f"{result['model']}, {result['threads']} threads")
+    figure.suptitle(f"{result['model']}, threads: {result['threads']}")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Decode and prefill speed of several caches, taken in turns so that a machine's drift hits all alike."""
+"""Decode and prefill speed of several caches, in turns, so that a machine's drift hits all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Row:
 
     Attributes:
         kv: the cache's name. depth: tokens it held while the next one was decoded.
-        decode_tok_s: from the median step; ``_q1`` and ``_q3`` from the slower and the faster quartile.
+        decode_tok_s: from the median step; ``_q1`` and ``_q3`` from the slower and the
+            faster quartile of the steps.
         prefill_tok_s: tokens between the depth before and this one over the time they
             took, in one pass; None at depth 0.
         attention_ms: median step at this depth minus median step at depth 0, that is,

@@ -183,6 +183,7 @@ class Context:
     def close(self) -> None:
         """Free the cache."""
         if self.handle:
-            self.model.api.llama_batch_free(self.batch)
-            self.model.api.llama_free(self.handle)
+            with captured(forward=False):
+                self.model.api.llama_batch_free(self.batch)
+                self.model.api.llama_free(self.handle)
             self.handle = None
