@@ -21,7 +21,8 @@ std::vector<xq_layer_shape> shapes_of(const xq_cache::params & p) {
     std::vector<xq_layer_shape> shapes;
     for (uint32_t il = 0; il < p.hparams.n_layer_all; ++il) {
         if (p.hparams.has_kv(il) && (!p.filter || p.filter(il))) {
-            shapes.push_back({(int) il, (int) p.hparams.n_head_kv(il), (int) p.hparams.n_embd_head_k(il), (int) p.hparams.n_embd_head_v(il)});
+            shapes.push_back({(int) il, (int) p.hparams.n_head_kv(il), (int) p.hparams.n_embd_head_k(il), (int) p.hparams.n_embd_head_v(il),
+                              (int) p.hparams.n_head(il)});
         }
     }
     return shapes;

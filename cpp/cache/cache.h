@@ -85,8 +85,9 @@ public:
     void state_read(llama_io_read_i & io, std::vector<llama_kv_cells> & cells, int seq_id, uint32_t stream);
 
     // ---- report (report.cpp)
-    // tokens: cells in use; unpacked_bytes: an f16 window cache that belongs to the same model.
-    std::string report(uint32_t tokens, size_t unpacked_bytes) const;
+    // tokens: cells in use; unpacked_bytes: an f16 window cache that belongs to the same model; n_threads: each has
+    // scratch of its own.
+    std::string report(uint32_t tokens, size_t unpacked_bytes, int n_threads) const;
 
 private:
     xq_cache(const params & p, xq_config config);

@@ -11,6 +11,7 @@ struct xq_layer_shape {
     int il;         // layer index in the model
     int n_head_kv;
     int dk, dv;     // head dims of keys and values
+    int n_head = 0; // query heads: what scratch depends on
 
     bool same_shape(const xq_layer_shape & o) const { return n_head_kv == o.n_head_kv && dk == o.dk && dv == o.dv; }
 };

@@ -1,6 +1,7 @@
 // What the cache holds and costs, as JSON for the C API.
 #include "cache/cache.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <sstream>
 
@@ -12,9 +13,22 @@ std::string num(double v) {
     return buf;
 }
 
+// Working memory of one layer's attention: scratch of every thread, and the largest partial results that a
+// micro-batch can have in the compute buffer. Layers run one after the other and share it.
+size_t scratch_bytes(const xq_layer_shape & s, int n_ctx, int max_ubatch, int n_threads) {
+    size_t parts = 0;
+    for (int n_tokens = 1; n_tokens <= max_ubatch; ++n_tokens) {
+        const int n = xq_attend_parts(n_tokens, 1, s.n_head_kv, s.n_head, n_ctx, s.dv);
+        if (n > 1) {
+            parts = std::max(parts, (size_t) n*n_tokens*s.n_head*(s.dv + 2)*sizeof(float));
+        }
+    }
+    return xq_attend_scratch(s.dk, s.dv)*n_threads + parts;
+}
+
 } // namespace
 
-std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes) const {
+std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threads) const {
     size_t codes = 0, scales = 0, residual = 0, scratch = 0, f16 = 0;
     double code_bits = 0, elements = 0;
     std::ostringstream rows;
@@ -28,12 +42,14 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes) const {
         f16 += (size_t) (k_el + v_el)*2*kv_size*n_stream;
         elements  += (k_el + v_el)*kv_size*n_stream;
         code_bits += (l.owns_k() ? l.plan.k.bits*k_el : 0) + (l.owns_v() ? l.plan.v.bits*v_el : 0);
-        scratch = std::max(scratch, xq_attend_scratch(s.dk, s.dv));
+        const size_t t = scratch_bytes(s, (int) kv_size, config.max_ubatch, n_threads);
+        scratch = std::max(scratch, t);
         rows << (rows.tellp() > 0 ? "," : "") << "{\"il\":" << s.il << ",\"packed\":true"
              << ",\"k_bits\":" << l.plan.k.bits << ",\"v_bits\":" << l.plan.v.bits
              << ",\"k_leader\":" << (l.owns_k() ? -1 : l.plan.k_leader) << ",\"v_leader\":" << (l.owns_v() ? -1 : l.plan.v_leader)
              << ",\"n_head_kv\":" << s.n_head_kv << ",\"head_dim_k\":" << s.dk << ",\"head_dim_v\":" << s.dv
-             << ",\"bytes_codes\":" << c << ",\"bytes_scales\":" << m << ",\"bytes_residual\":" << r << "}";
+             << ",\"bytes_codes\":" << c << ",\"bytes_scales\":" << m << ",\"bytes_residual\":" << r
+             << ",\"bytes_scratch\":" << t << "}"; // shared by all layers, not added up
     }
     int sealed = 0, residual_tiles = 0;
     for (uint32_t s = 0; s < n_stream; ++s) {

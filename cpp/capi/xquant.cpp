@@ -86,7 +86,7 @@ int xq_report(const struct llama_context * ctx, char * buf, int size) {
             unpacked += bytes;
         }
     }
-    return give(c.main->get_xq()->report(tokens, unpacked), buf, size);
+    return give(c.main->get_xq()->report(tokens, unpacked, llama_n_threads(const_cast<llama_context *>(ctx))), buf, size);
 }
 
 int xq_cpu_implementations(char * buf, int size) {
