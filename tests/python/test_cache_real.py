@@ -116,7 +116,7 @@ def test_the_process_is_smaller_by_what_the_cache_saves(smollm2: Path) -> None:
 
 @pytest.mark.slow
 def test_qwen_answers_on_a_packed_cache(qwen: Path) -> None:
-    """Key biases make Qwen2.5's keys break per-token 4-bit types; per-channel groups absorb them."""
+    """Qwen2.5's key biases break 4-bit groups over channels; groups over tokens absorb them."""
     llm = model(qwen, n_ctx=2048)
     lines = "\n".join(f"{name} has the number {100 + 7 * i}." for i, name in enumerate(NAMES))
     question = f"{lines}\n{STORY * 8}\nWhich number does {NAMES[3]} have? Answer with the number."
