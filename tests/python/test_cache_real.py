@@ -127,6 +127,22 @@ def test_qwen_answers_on_a_packed_cache(qwen: Path) -> None:
     assert "121" in reply["choices"][0]["message"]["content"]
 
 
+@pytest.mark.slow
+def test_sliding_window_models_pack_their_full_attention_layers(gemma: Path) -> None:
+    """Gemma 3: head dim 256, every sixth layer attends to everything, the others keep f16."""
+    llm = model(gemma, n_ctx=2048)
+    cache = llm.kv_cache.snapshot()
+    assert [layer["il"] for layer in cache.layers] == [5, 11, 17]
+    assert cache.bytes_unpacked > 0
+    tokens = llm.tokenize(STORY.encode() * 25)[:900]
+    llm.eval(tokens)
+    packed = last_logits(llm)
+    llm.close()
+    stock = model(gemma, n_ctx=2048, kv="f16")
+    stock.eval(tokens)
+    assert divergence(last_logits(stock), packed) < 0.1
+
+
 # ---- rewinding ----
 
 

@@ -65,11 +65,12 @@ struct scratch {
     float * all_top;
     float * all_sum;
     float * k;      // [dk][32]  one tile's keys in f32
-    float * mask;   // [tokens][32]
+    float * mask;   // [tokens][32], where masked
+    float * masked; // [tokens]  0: the token sees the whole tile
     int dk_pad, dv_pad, rows;
 
     static size_t floats(int rows, int dk_pad, int dv_pad) {
-        return (size_t) rows*(2*dk_pad + XQ_LANES + 2*dv_pad + 4 + XQ_LANES) + (size_t) dk_pad*XQ_LANES;
+        return (size_t) rows*(2*dk_pad + XQ_LANES + 2*dv_pad + 5 + XQ_LANES) + (size_t) dk_pad*XQ_LANES;
     }
     scratch(int rows, int dk, int dv) : dk_pad((dk + 31) & ~31), dv_pad((dv + 31) & ~31), rows(rows) {
         static thread_local std::vector<float> memory;
@@ -79,7 +80,7 @@ struct scratch {
         q = take((size_t) rows*dk_pad); m = take((size_t) rows*dk_pad); s = take((size_t) rows*XQ_LANES);
         o = take((size_t) rows*dv_pad); top = take(rows); sum = take(rows);
         all = take((size_t) rows*dv_pad); all_top = take(rows); all_sum = take(rows);
-        k = take((size_t) dk_pad*XQ_LANES); mask = take((size_t) rows*XQ_LANES);
+        k = take((size_t) dk_pad*XQ_LANES); mask = take((size_t) rows*XQ_LANES); masked = take(rows);
     }
 };
 
@@ -147,17 +148,25 @@ public:
 private:
     size_t row_at(int r) const { return (size_t) (token0 + r/group)*a.n_head + head_kv*group + r%group; }
 
-    // Load the tile's mask; false if no token of the block sees it.
+    // Load the tile's mask; false if no token of the block sees it. Most tiles are wholly visible: those are only
+    // noted, and softmax leaves their scores alone.
     bool load_mask(int tile) {
+        static const uint16_t visible[XQ_TILE] = {0};
         const int n = std::min(XQ_TILE, a.n_kv - tile*XQ_TILE);
         bool any = false;
         for (int t = 0; t < tokens; ++t) {
             const uint16_t * src = mask + t*a.mask_token + (size_t) tile*XQ_TILE;
+            const bool whole = n == XQ_TILE && std::memcmp(src, visible, sizeof(visible)) == 0;
+            w.masked[t] = whole ? 0.0f : 1.0f;
+            if (whole) {
+                any = true;
+                continue;
+            }
             float * dst = w.mask + t*XQ_LANES;
             for (int l = 0; l < XQ_TILE; ++l) {
                 const uint16_t h = l < n ? src[l] : (uint16_t) 0xFC00; // -inf
                 dst[l] = h == 0 ? 0.0f : (h == 0xFC00 ? NEG_INF : ggml_fp16_to_fp32(h));
-                any |= h != 0xFC00;
+                any = any || h != 0xFC00;
             }
         }
         return any;
@@ -257,10 +266,16 @@ private:
         for (int r = t0*group; r < t1*group; ++r) {
             float * s = w.s + (size_t) r*XQ_LANES;
             const float * mk = w.mask + (r/group)*XQ_LANES;
-            const float slope = alibi_slope(a.max_bias, a.n_head, head_kv*group + r%group);
-            for (int l = 0; l < XQ_TILE; ++l) {
-                const float x = a.softcap != 0.0f ? a.softcap*std::tanh(s[l]) : s[l];
-                s[l] = mk[l] == NEG_INF ? NEG_INF : x + slope*mk[l];
+            if (a.softcap != 0.0f) {
+                for (int l = 0; l < XQ_TILE; ++l) {
+                    s[l] = a.softcap*std::tanh(s[l]);
+                }
+            }
+            if (w.masked[r/group] != 0.0f) {
+                const float slope = alibi_slope(a.max_bias, a.n_head, head_kv*group + r%group);
+                for (int l = 0; l < XQ_TILE; ++l) {
+                    s[l] = mk[l] == NEG_INF ? NEG_INF : s[l] + slope*mk[l];
+                }
             }
             const float decay = kern.softmax_tile(s, w.top[r], w.sum[r]);
             if (decay != 1.0f) {
