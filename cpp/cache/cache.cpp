@@ -30,8 +30,8 @@ std::vector<xq_layer_shape> shapes_of(const xq_cache::params & p) {
 
 void check_head_dim(int il, const char * what, int dim) {
     if (dim % 8 != 0 || dim < 32 || dim > XQ_MAX_HEAD_DIM) {
-        refuse("xquant: head dims must be multiples of 8 from 32 to 256; layer " + std::to_string(il) + " has a " + what +
-               " head dim of " + std::to_string(dim) + "; use kv=\"f16\" or a stock type for this model");
+        refuse("xquant: head dims must be multiples of 8 from 32 to 256; got a " + std::string(what) + " head dim of " +
+               std::to_string(dim) + " in layer " + std::to_string(il) + "; use kv=\"f16\" or a stock type for this model");
     }
 }
 
@@ -64,10 +64,10 @@ std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_
     }
     type_k = type_v = GGML_TYPE_F16;
     if (p.hparams.is_mla()) {
-        refuse("xquant: latent attention (MLA) caches cannot be packed; the model is " + p.model.arch_name() + "; use kv=\"f16\"");
+        refuse("xquant: latent attention (MLA) caches cannot be packed; got the architecture " + p.model.arch_name() + "; use kv=\"f16\"");
     }
     if (p.shares_cells) {
-        refuse("xquant: a context that shares another context's cells cannot be packed; use kv=\"f16\" for the draft model");
+        refuse("xquant: a context that shares another context's cells cannot be packed; got a draft context; use kv=\"f16\" for the draft model");
     }
     if (sliding_window) {
         return nullptr; // its size is bounded already

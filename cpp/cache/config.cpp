@@ -12,7 +12,7 @@
 namespace {
 
 [[noreturn]] void refuse(const std::string & key, const std::string & value, const std::string & rule) {
-    throw std::runtime_error("xquant: " + key + " must be " + rule + "; got '" + value + "'");
+    throw std::runtime_error("xquant: " + key + " must be " + rule + "; got '" + value + "'; correct it where the settings come from (kv=, a flag, or XQUANT_KV)");
 }
 
 int parse_int(const std::string & key, const std::string & value, int lo, int hi, const std::string & rule) {
@@ -117,7 +117,7 @@ xq_config xq_config_parse(const std::string & text) {
         else if (key.size() == 6 && (key.compare(0, 5, "k_eta") == 0 || key.compare(0, 5, "v_eta") == 0) && key[5] >= '1' && key[5] <= '4') {
             (key[0] == 'k' ? c.k_eta : c.v_eta)[key[5] - '0'] = parse_eta(key, value);
         } else {
-            throw std::runtime_error("xquant: unknown setting '" + key + "'; known are k_bits, v_bits, k_1bit_from, "
+            throw std::runtime_error("xquant: a setting must exist; got '" + key + "'; known are k_bits, v_bits, k_1bit_from, "
                 "v_1bit_from, k_share_from, v_share_from, window, sink, k_eta1..4, v_eta1..4, k_meta, v_meta, "
                 "follower, max_ubatch");
         }

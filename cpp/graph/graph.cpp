@@ -94,7 +94,8 @@ ggml_tensor * store(ggml_context * ctx, ggml_tensor * pages, ggml_tensor * cur, 
 } // namespace
 
 void xq_refuse_view(int il) {
-    refuse("xquant: this model's attention has no packed form (layer " + std::to_string(il) + "); use kv=\"f16\" or a stock type");
+    refuse("xquant: every layer's attention must have a packed form; got layer " + std::to_string(il) +
+           " without one; use kv=\"f16\" or a stock type for this model");
 }
 
 bool xq_refuse_shift(const char * what) {
