@@ -253,3 +253,66 @@ def test_two_sequences_do_not_see_each_other(smollm2: Path) -> None:
         assert mine.argmax() == alone[sequence].argmax()
     both.close()
     loaded.close()
+
+
+def test_streams_of_their_own(smollm2: Path) -> None:
+    """Without a unified cache a sequence gets the bits it gets alone; a copy has its tiles."""
+    from xquant_gguf.config import resolve_kv
+    from xquant_gguf.eval.contexts import Context, Model
+
+    loaded = Model(str(smollm2))
+    texts = [
+        loaded.tokenize(STORY * 8)[:330],
+        loaded.tokenize("Numbers: " + " ".join(map(str, range(300))))[:330],
+    ]
+    kv = resolve_kv("balanced")
+    alone = []
+    for text in texts:
+        context = Context(loaded, kv, n_ctx=512, threads=2)
+        alone.append([context.feed(text[:-1], logits="last")[0], context.feed(text[-1:])[0]])
+        context.close()
+    both = Context(loaded, kv, n_ctx=1024, threads=2, sequences=2, unified=False)
+    assert both.snapshot().n_ctx == 1024
+    for sequence, text in enumerate(texts):
+        got = both.feed(text[:-1], logits="last", sequence=sequence)[0]
+        assert np.array_equal(got, alone[sequence][0]), sequence
+    memory = loaded.api.llama_get_memory(both.handle)
+    loaded.api.llama_memory_seq_rm(memory, 1, -1, -1)
+    loaded.api.llama_memory_seq_cp(memory, 0, 1, -1, -1)
+    both.held[1] = both.held[0]
+    for sequence in (1, 0):
+        got = both.feed(texts[0][-1:], sequence=sequence)[0]
+        assert np.array_equal(got, alone[0][1]), sequence
+    both.close()
+
+
+@pytest.mark.parametrize("unified", [True, False])
+def test_one_sequence_saved_and_restored_as_another(smollm2: Path, unified: bool) -> None:
+    """llama_state_seq_*: the state is packed, and goes on as the original does."""
+    import ctypes
+
+    from xquant_gguf.config import resolve_kv
+    from xquant_gguf.eval.contexts import Context, Model
+
+    loaded = Model(str(smollm2))
+    api = loaded.api
+    text = loaded.tokenize(STORY * 12)[:451]
+    context = Context(
+        loaded, resolve_kv("balanced"), n_ctx=2048, threads=2, sequences=2, unified=unified
+    )
+    context.feed(text[:450], logits="last")
+    size = api.llama_state_seq_get_size(context.handle, 0)
+    assert size < 0.6 * 450 * context.snapshot().bytes_f16 / 2048  # window and sinks are f16
+    data = (ctypes.c_uint8 * size)()
+    assert api.llama_state_seq_get_data(context.handle, data, size, 0) == size
+    assert api.llama_state_seq_set_data(context.handle, data, size, 1) == size
+    context.held[1] = 450
+    want = context.feed(text[450:], sequence=0)[0]
+    assert np.array_equal(context.feed(text[450:], sequence=1)[0], want)
+    # A damaged state leaves the sequence empty and the others untouched.
+    assert api.llama_state_seq_set_data(context.handle, data, size // 2, 1) == 0
+    memory = api.llama_get_memory(context.handle)
+    assert api.llama_memory_seq_pos_max(memory, 1) == -1
+    assert api.llama_memory_seq_pos_max(memory, 0) == 450
+    context.close()
+    loaded.close()

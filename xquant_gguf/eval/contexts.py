@@ -67,7 +67,9 @@ class Context:
         kv: packed settings or a stock type.
         n_ctx: tokens it can hold.
         threads: CPU threads.
-        sequences: independent token sequences, in one set of cells.
+        sequences: independent token sequences.
+        unified: all sequences share one set of cells; else each has a stream of its own, and
+            ``n_ctx`` is divided among them.
         batch: tokens given to llama.cpp at once, and its micro-batch; a packed cache
             may cut that smaller (``max_ubatch``).
 
@@ -85,6 +87,7 @@ class Context:
         n_ctx: int,
         threads: int,
         sequences: int = 1,
+        unified: bool = True,
         batch: int = BATCH,
     ) -> None:
         api = model.api
@@ -93,7 +96,7 @@ class Context:
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = batch
         params.n_seq_max = sequences
-        params.kv_unified = True
+        params.kv_unified = unified
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
         if isinstance(kv, XQuantConfig):
