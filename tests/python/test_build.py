@@ -234,6 +234,7 @@ def hook_table() -> set[str]:
 def test_series_stays_within_its_budget() -> None:
     added = 0
     for path in PATCHES:
+        assert path.read_bytes().startswith(b"--- a/")  # the patch, nothing a tool printed
         for hunks in unidiff.parse(path.read_bytes()).values():
             added += sum(hunk.added for hunk in hunks)
     assert added <= ADDED_LINES_AT_MOST
