@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .config import FLAGS, XQuantConfig, resolve_kv
-from .errors import ConfigError, LibraryError
+from .errors import ConfigError, LibraryError, XQuantError
 from .stock import StockKV
+
+
+def exit_code(run: Callable[[], int]) -> int:
+    """The exit code of a command: what it returns, or that of its typed error, told in one line."""
+    try:
+        return run()
+    except XQuantError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
 
 
 def parse_kvs(text: str) -> dict[str, XQuantConfig | StockKV]:

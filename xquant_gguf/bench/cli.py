@@ -13,6 +13,7 @@ from typing import Any
 
 from .._measuring import (
     check_folder,
+    exit_code,
     load_pyplot,
     parse_kvs,
     progress_bar,
@@ -20,7 +21,7 @@ from .._measuring import (
     write_json,
 )
 from ..config import XQuantConfig
-from ..errors import ConfigError, OutOfMemoryError, XQuantError
+from ..errors import ConfigError, OutOfMemoryError
 from ..eval.contexts import Context, Model
 from ..gguf_header import ModelInfo, read_header
 from ..memory import MIB, available_bytes, cache_bytes, padded_ctx
@@ -35,13 +36,7 @@ _SPARE = 64  # cells beyond the deepest token: undone steps may leave some that 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    try:
-        return _run(_parser().parse_args(argv))
-    except XQuantError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _run(_parser().parse_args(argv)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .._measuring import parse_kvs, progress_bar, read_text, write_json
+from .._measuring import exit_code, parse_kvs, progress_bar, read_text, write_json
 from ..config import resolve_kv
-from ..errors import ConfigError, XQuantError
+from ..errors import ConfigError
 from .contexts import Context, Model
 from .divergence import measure, windows
 from .report import frontier_plot, markdown_table
@@ -21,13 +20,7 @@ _DEFAULT_KV = "f16,q8_0,q4_0,kivi2,asymkv1.5,xquant,balanced"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the evaluation; returns the exit code."""
-    try:
-        return _run(_parser().parse_args(argv))
-    except XQuantError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(lambda: _run(_parser().parse_args(argv)))
 
 
 def _parser() -> argparse.ArgumentParser:
