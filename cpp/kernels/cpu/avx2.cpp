@@ -116,7 +116,7 @@ float scale_row(const float * x, const float * scale, const float * zero, int ro
 
 // ---- mac ---------------------------------------------------------------------------------------------------
 
-// Multipliers of up to MAX_ROWS rows as int8 pairs, in the byte order in which codes of one word meet them.
+// Multipliers of a strip's rows as int8 pairs, in the byte order in which codes of one word meet them.
 struct multipliers {
     alignas(32) int8_t hi[XQ_MAX_HEAD_DIM];
     alignas(32) int8_t lo[XQ_MAX_HEAD_DIM];

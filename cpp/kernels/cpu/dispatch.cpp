@@ -1,7 +1,5 @@
 #include "kernels/cpu/kernels.h"
 
-#include "ggml.h"
-
 #include <cstdlib>
 #include <cstring>
 

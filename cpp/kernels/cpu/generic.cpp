@@ -128,6 +128,6 @@ float softmax_tile(float * s, float & top, float & sum) {
 } // namespace
 
 const xq_cpu_kernels xq_kernels_generic = {
-    "generic", supported, xq_ref_read_meta, scale_row, mac, xq_ref_seal_strip, unpack_strip, gemm32, gemm32_f16, transpose_f16,
-    softmax_tile,
+    "generic", supported, xq_ref_read_meta, scale_row, mac, xq_ref_seal_strip, unpack_strip, gemm32, gemm32_f16,
+    transpose_f16, softmax_tile,
 };

@@ -2,9 +2,6 @@
 
 #include "ggml.h"
 
-#include <cstring>
-#include <vector>
-
 // Keys: the page transposed, so that a row is a channel. Values: 32 channels at a time, so that a row is a token.
 static void seal_head(const xq_cpu_kernels & kern, const xq_layer_view & L, int stream, int tile, int page, int head,
                       uint32_t mask) {
