@@ -189,6 +189,21 @@ def test_generation_after_a_rewind_within_the_window(smollm2: Path) -> None:
         llm.eval(prompt)
 
 
+def test_a_rewind_by_320_tokens_is_exact(smollm2: Path) -> None:
+    """As far as the default settings' pages reach; every piece is evaluated as in the first run."""
+    llm = model(smollm2)
+    tokens = llm.tokenize(STORY.encode() * 20)[:608]
+    pieces = [tokens[i : i + 32] for i in range(0, len(tokens), 32)]
+    for piece in pieces:
+        llm.eval(piece)
+    fresh = last_logits(llm)
+    assert llm._ctx.kv_cache_seq_rm(0, len(tokens) - 320, -1)
+    llm.n_tokens = len(tokens) - 320
+    for piece in pieces[-10:]:
+        llm.eval(piece)
+    assert np.array_equal(fresh, last_logits(llm))
+
+
 def test_a_deep_rewind_keeps_working(smollm2: Path) -> None:
     """Beyond the backup pages a tile stays packed, and its emptied cells are not written again."""
     llm = model(smollm2, max_ubatch=32)
