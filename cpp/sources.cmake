@@ -11,8 +11,11 @@ set(XQ_SOURCES
     graph/graph.cpp
     kernels/cpu/attend.cpp
     kernels/cpu/avx2.cpp
+    kernels/cpu/avx512.cpp
+    kernels/cpu/by_mac.cpp
     kernels/cpu/dispatch.cpp
     kernels/cpu/generic.cpp
     kernels/cpu/seal.cpp
+    kernels/cpu/segments.cpp
     reference/reference.cpp
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from .errors import ConfigError
 
@@ -16,6 +17,7 @@ def is_int(value: object) -> bool:
 
 
 def check_bits(name: str, value: object) -> None:
+    """Whole bits, the same in every group."""
     if not is_int(value) or value not in (1, 2, 3, 4):
         raise ConfigError(f"{name} is 1, 2, 3 or 4", repr(value), "use 2, or 3 for higher quality")
 
@@ -64,3 +66,23 @@ def check_tiles(name: str, value: object) -> None:
         if isinstance(value, (int, float)) and math.isfinite(value):
             near = max(TILE, round(value / TILE) * TILE)
         raise ConfigError(f"{name} is a positive multiple of {TILE}", repr(value), f"use {near}")
+
+
+def check_key_bits(name: str, value: object) -> None:
+    """An average number of bits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.5 <= value <= 8:
+        raise ConfigError(f"{name} is a number of bits from 0.5 to 8", repr(value), "try 2")
+
+
+def check_layers(name: str, value: object, check: Callable[[str, object], None]) -> None:
+    """Bits by layer as text, ``2/1.5/3``, or None."""
+    if value is None:
+        return
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} is text such as 2/2/3, or None", repr(value), "leave it out")
+    for item in value.split("/"):
+        try:
+            bits = float(item)
+        except ValueError:
+            raise ConfigError(f"{name} is text such as 2/2/3", repr(item), "correct it") from None
+        check(name, int(bits) if bits.is_integer() else bits)

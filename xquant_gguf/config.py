@@ -14,6 +14,8 @@ from ._checks import (
     check_bits,
     check_choice,
     check_eta,
+    check_key_bits,
+    check_layers,
     check_threshold,
     check_tiles,
     is_int,
@@ -25,6 +27,7 @@ Threshold = Union[int, float, None]
 """Layer threshold: an index, a fraction of depth in [0, 1), or None for never."""
 
 _ETA1 = 1 / 6
+_ETA1_KEYS = 0.28
 _ETA2 = 0.045
 
 
@@ -50,29 +53,51 @@ class XQuantConfig:
     down to an even index, or ``None`` for never.
 
     Attributes:
-        k_bits, v_bits: code bits an element, 1 to 4 (2, 2).
+        k_bits, v_bits: code bits an element (2, 2). Values: 1 to 4. Keys: 1 to 4 with
+            ``k_alloc="uniform"``; with ``"range"`` an average from 0.5 to 8 in steps of
+            32 / head dim, as 1.5 or 4.5.
+        k_layers, v_layers: bits of every packed layer, as in ``"2/2/1.5"``, in place of
+            k_bits and v_bits; what ``python -m xquant_gguf.calibrate`` finds (None, None).
+        k_alloc: ``"range"`` gives 0, 1, 2 or 4 bits to a key channel (1, 2, 4 or 8 from
+            4 bits on average) by its range within a tile; ``"uniform"`` k_bits to each.
+        v_fit: ``"unbiased"``, symmetric levels under a scale that keeps ``<x, x>``, 64
+            channels a group; ``"minmax"``, 32 channels between minimum and maximum.
+        v_rot: ``"hadamard"`` rotates values before they are packed, or ``"none"``.
         k_1bit_from, v_1bit_from: first layer with 1-bit codes (None, None).
         k_share_from, v_share_from: even index; from here layers go in pairs, and
-            the second of a pair reads the first one's codes (None, None).
+            the second of a pair reads the first one's codes (None, None). Needs
+            uniform keys, and values with v_fit ``"minmax"``.
         window: newest tokens kept in full precision, a multiple of 32 (128).
         sink: first tokens kept in full precision, in whole tiles of 32 (4).
         k_eta1 .. k_eta4, v_eta1 .. v_eta4: by how much of the range the minimum and
-            maximum are pulled in at that bit-width, in [0, 0.5].
-        k_meta, v_meta: scales and zero points as ``"f16"`` or ``"q8"`` ("q8", "q8").
+            maximum are pulled in at that bit-width, in [0, 0.5]; v_fit "unbiased" has none.
+        k_meta, v_meta: scales and zero points of uniform keys and minmax values as
+            ``"f16"`` or ``"q8"`` ("q8", "q8"); the other forms have their own.
         follower: how a layer that shares codes fits its scales, ``"minmax"`` as in
             the paper or ``"ls"``, least squares ("minmax").
         max_ubatch: largest micro-batch the cache takes, a multiple of 32; memory for
             full-precision tokens grows with it (256).
 
     Raises:
-        ConfigError: a value outside these limits.
+        ConfigError: a value outside these limits, or settings that exclude each other.
 
     Source: XQuant (arXiv 2510.11236) for relaxed calibration (eta 1/6 at 1 bit,
-    0.045 at 2 bits) and for sharing codes between layers.
+    0.045 at 2 bits) and for sharing codes between layers; docs/quality.md for the rest.
     """
 
-    k_bits: int = field(default=2, metadata=_help("code bits of keys, 1 to 4"))
+    k_bits: float = field(default=2, metadata=_help("code bits of keys, as 2 or 1.5"))
     v_bits: int = field(default=2, metadata=_help("code bits of values, 1 to 4"))
+    k_layers: str | None = field(default=None, metadata=_help("key bits by layer, as 2/1.5/3"))
+    v_layers: str | None = field(default=None, metadata=_help("value bits by layer, as 2/1/3"))
+    k_alloc: Literal["uniform", "range"] = field(
+        default="range", metadata=_help("key channels: all the same bits, or by range")
+    )
+    v_fit: Literal["minmax", "unbiased"] = field(
+        default="unbiased", metadata=_help("levels of values: minmax or unbiased")
+    )
+    v_rot: Literal["none", "hadamard"] = field(
+        default="hadamard", metadata=_help("rotation of values: none or hadamard")
+    )
     k_1bit_from: Threshold = field(default=None, metadata=_help("first layer with 1-bit keys"))
     v_1bit_from: Threshold = field(default=None, metadata=_help("first layer with 1-bit values"))
     k_share_from: Threshold = field(
@@ -85,7 +110,7 @@ class XQuantConfig:
         default=128, metadata=_help("newest tokens in full precision, a multiple of 32")
     )
     sink: int = field(default=4, metadata=_help("first tokens in full precision"))
-    k_eta1: float = field(default=_ETA1, metadata=_help("relaxation of 1-bit keys, 0 to 0.5"))
+    k_eta1: float = field(default=_ETA1_KEYS, metadata=_help("relaxation of 1-bit keys, 0 to 0.5"))
     k_eta2: float = field(default=_ETA2, metadata=_help("relaxation of 2-bit keys, 0 to 0.5"))
     k_eta3: float = field(default=0.0, metadata=_help("relaxation of 3-bit keys, 0 to 0.5"))
     k_eta4: float = field(default=0.0, metadata=_help("relaxation of 4-bit keys, 0 to 0.5"))
@@ -105,8 +130,15 @@ class XQuantConfig:
     max_ubatch: int = field(default=256, metadata=_help("largest micro-batch, a multiple of 32"))
 
     def __post_init__(self) -> None:
+        check_choice("k_alloc", self.k_alloc, ("uniform", "range"))
+        check_choice("v_fit", self.v_fit, ("minmax", "unbiased"))
+        check_choice("v_rot", self.v_rot, ("none", "hadamard"))
+        check_key = check_bits if self.k_alloc == "uniform" else check_key_bits
+        check_key("k_bits", self.k_bits)
+        check_layers("k_layers", self.k_layers, check_key)
+        check_bits("v_bits", self.v_bits)
+        check_layers("v_layers", self.v_layers, check_bits)
         for side in ("k", "v"):
-            check_bits(f"{side}_bits", getattr(self, f"{side}_bits"))
             check_threshold(f"{side}_1bit_from", getattr(self, f"{side}_1bit_from"), even=False)
             check_threshold(f"{side}_share_from", getattr(self, f"{side}_share_from"), even=True)
             for bits in range(1, 5):
@@ -117,6 +149,23 @@ class XQuantConfig:
         check_tiles("max_ubatch", self.max_ubatch)
         if not is_int(self.sink) or self.sink < 0:
             raise ConfigError("sink is a number of tokens, 0 or more", repr(self.sink), "try 4")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Settings that exclude each other; the native library refuses the same."""
+        for name in ("k_share_from", "k_1bit_from"):
+            if self.k_alloc == "range" and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name} needs keys with the same bits in every channel",
+                    f"k_alloc='range' with {name}={getattr(self, name)!r}",
+                    "add k_alloc='uniform', or start from a preset that shares, such as xquant",
+                )
+        if self.v_fit == "unbiased" and self.v_share_from is not None:
+            raise ConfigError(
+                "v_share_from needs values between minimum and maximum",
+                f"v_fit='unbiased' with v_share_from={self.v_share_from!r}",
+                "add v_fit='minmax', or start from a preset that shares, such as xquant",
+            )
 
     def to_text(self) -> str:
         """The settings as ``key=value,key=value``, the form that the C API and XQUANT_KV read."""
@@ -142,17 +191,30 @@ class XQuantConfig:
 FLAGS: tuple[str, ...] = tuple(item.name for item in dataclasses.fields(XQuantConfig))
 """Names of all settings, in the order of :meth:`XQuantConfig.to_text`."""
 
-_PLAIN = XQuantConfig(
-    k_eta1=0.0, k_eta2=0.0, v_eta1=0.0, v_eta2=0.0, sink=0, k_meta="f16", v_meta="f16"
+_PAPER = XQuantConfig(
+    k_alloc="uniform",
+    v_fit="minmax",
+    v_rot="none",
+    k_eta1=_ETA1,
+    sink=0,
+    k_meta="f16",
+    v_meta="f16",
 )
+_PLAIN = _PAPER.replace(k_eta1=0.0, k_eta2=0.0, v_eta1=0.0, v_eta2=0.0)
+_XQUANT = _PAPER.replace(v_bits=1, v_share_from=0.5)
 
 PRESETS: Mapping[str, XQuantConfig | StockKV] = MappingProxyType(
     {
         "f16": STOCK["f16"],
+        "lossless": XQuantConfig(k_bits=4.5, v_bits=4),
+        "quality": XQuantConfig(k_bits=3, v_bits=2),
+        "balanced": XQuantConfig(),
+        "small": XQuantConfig(v_bits=1),
+        "tiny": XQuantConfig(k_bits=1.5, v_bits=1),
+        "xquant": _XQUANT.replace(sink=4, follower="ls"),
+        "xquant-paper": _XQUANT,
         "kivi2": _PLAIN,
         "asymkv1.5": _PLAIN.replace(v_bits=1),
-        "xquant": XQuantConfig(v_bits=1, v_share_from=0.5, sink=0, k_meta="f16", v_meta="f16"),
-        "balanced": XQuantConfig(),
     }
 )
 """Presets by name. ``f16`` is llama.cpp's own cache; ``balanced`` is the default."""

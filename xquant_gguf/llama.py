@@ -51,8 +51,9 @@ class Llama(llama_cpp.Llama):
 
     Args:
         model_path: a GGUF file.
-        kv: preset name ("f16", "kivi2", "asymkv1.5", "xquant", "balanced"), the name of a
-            stock ggml type ("q8_0", ...), or an XQuantConfig. Default "balanced".
+        kv: preset name ("lossless", "quality", "balanced", "small", "tiny", "xquant", ...),
+            the name of a stock ggml type ("f16", "q8_0", ...), or an XQuantConfig.
+            Default "balanced".
         k_bits ... max_ubatch: replace single settings; see XQuantConfig for each one.
         progress: called with the fraction loaded, 0.0 to 1.0, while the model loads.
         **kwargs: every keyword of ``llama_cpp.Llama`` (``n_ctx``, ``n_threads``, ...).
@@ -71,8 +72,13 @@ class Llama(llama_cpp.Llama):
         model_path: str | os.PathLike[str],
         *,
         kv: KV = "balanced",
-        k_bits: int | Unset = UNSET,
+        k_bits: float | Unset = UNSET,
         v_bits: int | Unset = UNSET,
+        k_layers: str | Unset | None = UNSET,
+        v_layers: str | Unset | None = UNSET,
+        k_alloc: str | Unset = UNSET,
+        v_fit: str | Unset = UNSET,
+        v_rot: str | Unset = UNSET,
         k_1bit_from: Threshold | Unset = UNSET,
         v_1bit_from: Threshold | Unset = UNSET,
         k_share_from: Threshold | Unset = UNSET,

@@ -14,6 +14,7 @@ from .stock import STOCK, StockKV
 
 MIB = 1024 * 1024
 _META_BITS = {"f16": 32 / TILE, "q8": 16 / TILE + 0.04}
+_UNBIASED_BITS = 0.15  # an 8-bit scale for 64 channels, and its grid
 _STEP = 256  # llama.cpp rounds n_ctx up to a multiple of this
 
 
@@ -41,7 +42,7 @@ def packed_bytes(info: ModelInfo, config: XQuantConfig, n_ctx: int) -> int:
     full = min(cells, sink + config.window + config.max_ubatch + 2 * TILE)
     total = 0.0
     for side, dim in (("k", info.head_dim_k), ("v", info.head_dim_v)):
-        meta = _META_BITS[getattr(config, f"{side}_meta")]
+        meta = _meta_bits(config, side, dim)
         for layer, heads in enumerate(info.n_head_kv):
             bits = _code_bits(config, side, layer, len(info.n_head_kv))
             total += heads * dim * (cells * (bits + meta) / 8 + full * 2)
@@ -124,14 +125,25 @@ def _cgroup_room() -> int | None:
     return None
 
 
-def _code_bits(config: XQuantConfig, side: str, layer: int, n_layers: int) -> int:
+def _meta_bits(config: XQuantConfig, side: str, dim: int) -> float:
+    if side == "k" and config.k_alloc == "range":
+        return 8 * (12 + 1.75 * dim) / (TILE * dim)  # cpp/format/xq_ranked.h
+    if side == "v" and config.v_fit == "unbiased":
+        return _UNBIASED_BITS
+    return _META_BITS[getattr(config, f"{side}_meta")]
+
+
+def _code_bits(config: XQuantConfig, side: str, layer: int, n_layers: int) -> float:
+    by_layer = getattr(config, f"{side}_layers")
+    if by_layer is not None and len(by_layer.split("/")) > layer:
+        return float(by_layer.split("/")[layer])
     share = _index(getattr(config, f"{side}_share_from"), n_layers)
     if share is not None and layer >= share and (layer - share) % 2:
         return 0
     one_bit = _index(getattr(config, f"{side}_1bit_from"), n_layers)
     if one_bit is not None and layer >= one_bit:
         return 1
-    return int(getattr(config, f"{side}_bits"))
+    return float(getattr(config, f"{side}_bits"))
 
 
 def _index(threshold: int | float | None, n_layers: int) -> int | None:

@@ -24,6 +24,32 @@ int parse_int(const std::string & key, const std::string & value, int lo, int hi
     return (int) v;
 }
 
+double parse_key_bits(const std::string & key, const std::string & value) {
+    char * end = nullptr;
+    const double v = std::strtod(value.c_str(), &end);
+    if (value.empty() || *end || !(v >= 0.5 && v <= 8.0)) {
+        refuse(key, value, "a number of bits from 0.5 to 8");
+    }
+    return v;
+}
+
+// "2/1.5/3": bits by layer; "-1": none.
+std::vector<double> parse_layers(const std::string & key, const std::string & value, bool whole) {
+    std::vector<double> out;
+    if (value == "-1") {
+        return out;
+    }
+    std::stringstream in(value);
+    std::string item;
+    while (std::getline(in, item, '/')) {
+        out.push_back(whole ? parse_int(key, item, 1, 4, "1, 2, 3 or 4 for each layer") : parse_key_bits(key, item));
+    }
+    if (out.empty()) {
+        refuse(key, value, "bits of every packed layer such as 2/2/3, or -1");
+    }
+    return out;
+}
+
 double parse_eta(const std::string & key, const std::string & value) {
     char * end = nullptr;
     const double v = std::strtod(value.c_str(), &end);
@@ -73,6 +99,36 @@ std::string number(double v) {
     return buf;
 }
 
+std::string layers_text(const std::vector<double> & of) {
+    std::string s;
+    for (const double v : of) {
+        s += (s.empty() ? "" : "/") + number(v);
+    }
+    return s.empty() ? "-1" : s;
+}
+
+// What one setting says about another.
+void check(const xq_config & c) {
+    const auto uniform = [](double bits) { return bits == 1 || bits == 2 || bits == 3 || bits == 4; };
+    if (c.k_alloc == XQ_ALLOC_UNIFORM) {
+        if (!uniform(c.k_bits)) {
+            refuse("k_bits", number(c.k_bits), "1, 2, 3 or 4 with k_alloc=uniform");
+        }
+        for (const double bits : c.k_layers) {
+            if (!uniform(bits)) {
+                refuse("k_layers", number(bits), "1, 2, 3 or 4 with k_alloc=uniform");
+            }
+        }
+    }
+    const auto shares = [](const xq_threshold & t) { return t.layer >= 0 || t.fraction >= 0.0; };
+    if (c.k_alloc == XQ_ALLOC_RANGE && (shares(c.k_share_from) || c.k_1bit_from.layer >= 0 || c.k_1bit_from.fraction >= 0.0)) {
+        refuse("k_alloc", "range", "uniform where keys have k_share_from or k_1bit_from");
+    }
+    if (c.v_unbiased && shares(c.v_share_from)) {
+        refuse("v_fit", "unbiased", "minmax where values share codes (v_share_from)");
+    }
+}
+
 thread_local std::optional<std::string> thread_text;
 
 } // namespace
@@ -102,8 +158,13 @@ xq_config xq_config_parse(const std::string & text) {
         }
         const size_t eq = item.find('=');
         const std::string key = item.substr(0, eq), value = eq == std::string::npos ? "" : item.substr(eq + 1);
-        if      (key == "k_bits")       { c.k_bits = parse_int(key, value, 1, 4, "1, 2, 3 or 4"); }
+        if      (key == "k_bits")       { c.k_bits = parse_key_bits(key, value); }
         else if (key == "v_bits")       { c.v_bits = parse_int(key, value, 1, 4, "1, 2, 3 or 4"); }
+        else if (key == "k_layers")     { c.k_layers = parse_layers(key, value, false); }
+        else if (key == "v_layers")     { c.v_layers = parse_layers(key, value, true); }
+        else if (key == "k_alloc")      { c.k_alloc    = parse_choice(key, value, "uniform", "range"); }
+        else if (key == "v_fit")        { c.v_unbiased = parse_choice(key, value, "minmax", "unbiased") == 1; }
+        else if (key == "v_rot")        { c.v_rotate   = parse_choice(key, value, "none", "hadamard") == 1; }
         else if (key == "k_1bit_from")  { c.k_1bit_from  = parse_threshold(key, value, false); }
         else if (key == "v_1bit_from")  { c.v_1bit_from  = parse_threshold(key, value, false); }
         else if (key == "k_share_from") { c.k_share_from = parse_threshold(key, value, true); }
@@ -117,18 +178,22 @@ xq_config xq_config_parse(const std::string & text) {
         else if (key.size() == 6 && (key.compare(0, 5, "k_eta") == 0 || key.compare(0, 5, "v_eta") == 0) && key[5] >= '1' && key[5] <= '4') {
             (key[0] == 'k' ? c.k_eta : c.v_eta)[key[5] - '0'] = parse_eta(key, value);
         } else {
-            throw std::runtime_error("xquant: a setting must exist; got '" + key + "'; known are k_bits, v_bits, k_1bit_from, "
+            throw std::runtime_error("xquant: a setting must exist; got '" + key + "'; known are k_bits, v_bits, k_layers, v_layers, k_alloc, v_fit, v_rot, k_1bit_from, "
                 "v_1bit_from, k_share_from, v_share_from, window, sink, k_eta1..4, v_eta1..4, k_meta, v_meta, "
                 "follower, max_ubatch");
         }
     }
+    check(c);
     return c;
 }
 
 std::string xq_config::text() const {
     std::ostringstream s;
     const auto meta = [](int m) { return m == XQ_META_F16 ? "f16" : "q8"; };
-    s << "k_bits=" << k_bits << ",v_bits=" << v_bits
+    s << "k_bits=" << number(k_bits) << ",v_bits=" << v_bits
+      << ",k_layers=" << layers_text(k_layers) << ",v_layers=" << layers_text(v_layers)
+      << ",k_alloc=" << (k_alloc == XQ_ALLOC_RANGE ? "range" : "uniform") << ",v_fit=" << (v_unbiased ? "unbiased" : "minmax")
+      << ",v_rot=" << (v_rotate ? "hadamard" : "none")
       << ",k_1bit_from="  << k_1bit_from.text()  << ",v_1bit_from="  << v_1bit_from.text()
       << ",k_share_from=" << k_share_from.text() << ",v_share_from=" << v_share_from.text()
       << ",window=" << window << ",sink=" << sink;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 // A layer threshold counts the packed layers from 0. `never` switches the feature off; a fraction of depth is
 // resolved once the number of layers is known.
@@ -13,17 +14,24 @@ struct xq_threshold {
     std::string text() const;
 };
 
+#define XQ_ALLOC_UNIFORM 0 // every key channel has k_bits
+#define XQ_ALLOC_RANGE   1 // channels with a wide range have more, k_bits on average (format/xq_ranked.h)
+
 struct xq_config {
-    int k_bits = 2;
+    double k_bits = 2;             // whole bits where they are uniform
     int v_bits = 2;
+    std::vector<double> k_layers, v_layers; // bits of every packed layer; empty: k_bits and v_bits
+    int  k_alloc    = XQ_ALLOC_RANGE;
+    bool v_unbiased = true;        // symmetric values under an unbiased scale (format/xq_unbiased.h)
+    bool v_rotate   = true;        // Hadamard (format/xq_rotate.h)
     xq_threshold k_1bit_from, v_1bit_from;
     xq_threshold k_share_from, v_share_from;
     int window = 128;              // newest tokens in full precision
     int sink   = 4;                // first tokens in full precision, kept in whole tiles
-    double k_eta[5] = {0, 1.0/6, 0.045, 0, 0}; // by bit-width; index 0 unused
+    double k_eta[5] = {0, 0.28, 0.045, 0, 0}; // by bit-width; index 0 unused
     double v_eta[5] = {0, 1.0/6, 0.045, 0, 0};
-    int k_meta = 1;                // XQ_META_*
-    int v_meta = 1;
+    int k_meta = 1;                // XQ_META_F16 or _Q8, of uniform keys
+    int v_meta = 1;                // the same, of values that are not unbiased
     int follower = 0;              // XQ_FIT_*
     int max_ubatch = 256;          // largest micro-batch; pages for it are part of the cache
 

@@ -26,6 +26,9 @@ size_t scratch_bytes(const xq_layer_shape & s, int n_ctx, int max_ubatch, int n_
     return xq_attend_scratch(s.dk, s.dv)*n_threads + parts;
 }
 
+// Code bits a channel: those of a ranked side are what its words hold.
+double side_bits(const xq_side & s) { return s.meta == XQ_META_RANKED ? 32.0*s.words/s.rows : s.bits; }
+
 } // namespace
 
 std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threads) const {
@@ -41,11 +44,11 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
         codes += c; scales += m; residual += r;
         f16 += (size_t) (k_el + v_el)*2*kv_size*n_stream;
         elements  += (k_el + v_el)*kv_size*n_stream;
-        code_bits += (l.owns_k() ? l.plan.k.bits*k_el : 0) + (l.owns_v() ? l.plan.v.bits*v_el : 0);
+        code_bits += (l.owns_k() ? side_bits(l.plan.k)*k_el : 0) + (l.owns_v() ? side_bits(l.plan.v)*v_el : 0);
         const size_t t = scratch_bytes(s, (int) kv_size, config.max_ubatch, n_threads);
         scratch = std::max(scratch, t);
         rows << (rows.tellp() > 0 ? "," : "") << "{\"il\":" << s.il << ",\"packed\":true"
-             << ",\"k_bits\":" << l.plan.k.bits << ",\"v_bits\":" << l.plan.v.bits
+             << ",\"k_bits\":" << num(side_bits(l.plan.k)) << ",\"v_bits\":" << num(side_bits(l.plan.v))
              << ",\"k_leader\":" << (l.owns_k() ? -1 : l.plan.k_leader) << ",\"v_leader\":" << (l.owns_v() ? -1 : l.plan.v_leader)
              << ",\"n_head_kv\":" << s.n_head_kv << ",\"head_dim_k\":" << s.dk << ",\"head_dim_v\":" << s.dv
              << ",\"bytes_codes\":" << c << ",\"bytes_scales\":" << m << ",\"bytes_residual\":" << r

@@ -23,7 +23,8 @@ const xq_cpu_kernels * named(const char * name) {
 
 xq_side side_of(const xq_api_side & s) {
     xq_side r{};
-    r.bits = s.bits; r.meta = s.meta; r.rows = s.rows; r.strips = s.strips; r.lanes_last = s.lanes_last; r.fit = s.fit; r.eta = s.eta;
+    r.bits = s.bits; r.meta = s.meta; r.rows = s.rows; r.strips = s.strips; r.lanes_last = s.lanes_last; r.fit = s.fit;
+    r.words = s.words; r.rot = s.rot; r.eta = s.eta; r.eta2 = s.eta2;
     return r;
 }
 
@@ -57,8 +58,8 @@ template <class F> void run_threads(int n, F && f) {
 
 } // namespace
 
-int xq_api_strip_words(int rows, int bits) { return xq_strip_words(rows, bits); }
-int xq_api_meta_bytes(int rows, int meta) { return xq_meta_bytes(rows, meta); }
+int xq_api_strip_words(const xq_api_side * side) { return xq_side_words(side_of(*side)); }
+int xq_api_meta_bytes(const xq_api_side * side) { return xq_meta_bytes(side->rows, side->meta); }
 
 int xq_api_seal(const char * impl, const xq_api_side * side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
                 uint32_t * codes, int leader, uint8_t * meta) {
@@ -71,6 +72,27 @@ int xq_api_seal(const char * impl, const xq_api_side * side, const float * x, co
         return -1;
     }
     k->seal_strip(side_of(*side), x, row_ok, lane_mask, codes, leader != 0, meta);
+    return 0;
+}
+
+int xq_api_seal_unbiased(const char * impl, const xq_api_side * side, const float * x, int n, int lanes, const uint8_t * row_ok,
+                         uint32_t * codes, uint8_t * meta) {
+    const auto * k = named(impl);
+    const bool reference = std::strcmp(impl, "reference") == 0;
+    if (!k && !reference) {
+        return -1;
+    }
+    (reference ? xq_ref_seal_unbiased : k->seal_unbiased)(side_of(*side), x, n, lanes, row_ok, codes, meta);
+    return 0;
+}
+
+int xq_api_rotate(const char * impl, float * x, int n, int block) {
+    const auto * k = named(impl);
+    const bool reference = std::strcmp(impl, "reference") == 0;
+    if (!k && !reference) {
+        return -1;
+    }
+    (reference ? xq_ref_rotate : k->rotate)(x, n, block);
     return 0;
 }
 
@@ -133,7 +155,7 @@ int xq_api_attend(const char * impl, const xq_api_layer * a) {
     run_threads(a->n_threads, [&](int ith, int nth) { xq_attend(*k, args, ith, nth); });
     if (args.n_parts > 1) {
         run_threads(a->n_threads, [&](int ith, int nth) {
-            xq_combine(parts.data(), a->out, a->sinks, a->dv, a->n_head, a->n_tokens, args.n_parts, ith, nth);
+            xq_combine(*k, parts.data(), a->out, a->sinks, a->dv, args.layer.v.rot, a->n_head, a->n_tokens, args.n_parts, ith, nth);
         });
     }
     return 0;

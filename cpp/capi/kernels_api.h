@@ -10,20 +10,26 @@ extern "C" {
 
 // One side of a layer, as xq_side (format/xq_format.h).
 typedef struct {
-    int32_t bits, meta, rows, strips, lanes_last, fit;
-    float   eta;
+    int32_t bits, meta, rows, strips, lanes_last, fit, words, rot;
+    float   eta, eta2;
 } xq_api_side;
 
-XQ_API int xq_api_strip_words(int rows, int bits);
-XQ_API int xq_api_meta_bytes(int rows, int meta);
+// u32 words and bytes of a side's strip.
+XQ_API int xq_api_strip_words(const xq_api_side * side);
+XQ_API int xq_api_meta_bytes(const xq_api_side * side);
 
 // Quantise / dequantise one strip; contracts in reference/reference.h.
 XQ_API int xq_api_seal(const char * impl, const xq_api_side * side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
                        uint32_t * codes, int leader, uint8_t * meta);
+XQ_API int xq_api_seal_unbiased(const char * impl, const xq_api_side * side, const float * x, int n, int lanes, const uint8_t * row_ok,
+                                uint32_t * codes, uint8_t * meta);
 XQ_API int xq_api_unpack(const char * impl, const xq_api_side * side, const uint32_t * codes, const uint8_t * meta, float * out);
 
 // acc[n][32] += m[n][m_stride] . codes[rows][32]
 XQ_API int xq_api_mac(const char * impl, int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc);
+
+// Rotate n values in blocks, in place.
+XQ_API int xq_api_rotate(const char * impl, float * x, int n, int block);
 
 // A whole layer: seal the table's list, then attend. Arrays as in kernels/cpu/attend.h, one stream layout.
 typedef struct {

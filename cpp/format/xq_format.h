@@ -13,6 +13,9 @@
 // lane l is at index w*32 + l. On a GPU one warp reads one word per lane, coalesced; on a CPU the byte-wise
 // mask (w >> k) & 0x03030303 yields rows k, k+4, k+8, k+12 of a lane, ready for maddubs / sdot / dp4a.
 // 3-bit codes are a 2-bit plane (low bits) followed by a 1-bit plane.
+//
+// Ranked key strips (xq_ranked.h) hold rows of several widths: each word of a lane has fields of one width.
+// Values may be rotated (xq_rotate.h) before they are stored, and then go without a zero point (xq_unbiased.h).
 #ifndef XQ_FORMAT_H
 #define XQ_FORMAT_H
 
@@ -28,13 +31,15 @@
 #define XQ_FN static inline
 #endif
 
-#define XQ_FORMAT_VERSION 1
+#define XQ_FORMAT_VERSION 2
 #define XQ_TILE  32  // cells in a tile = elements in a group
 #define XQ_LANES 32
 
 // Precision of a group's scale and zero point.
 #define XQ_META_F16 0  // f16 scale, f16 zero point: 32 bits a group
 #define XQ_META_Q8  1  // 8-bit scale, 8-bit midpoint under four f16 values a strip: 16 bits a group + 64 a strip
+#define XQ_META_LOG8   2  // values, symmetric: 8-bit scale on a logarithmic grid, shared by two strips (xq_unbiased.h)
+#define XQ_META_RANKED 3  // keys of several widths: class, 4-bit scale, 8-bit midpoint a row (xq_ranked.h)
 
 // ---- codes ----------------------------------------------------------------------------------------------
 
@@ -92,18 +97,31 @@ XQ_FN float xq_relaxed_zero(float lo, float hi, float eta) {
     return lo + pull;
 }
 
+// Half way between minimum and maximum.
+XQ_FN float xq_group_mid(float lo, float hi) {
+    const float half = 0.5f * lo;
+    return half + 0.5f * hi;
+}
+
 // ---- scale and zero planes --------------------------------------------------------------------------------
 // XQ_META_F16: f16 scale[rows], f16 zero[rows]
 // XQ_META_Q8 : f16 {scale_min, scale_step, mid_min, mid_step}, u8 scale[rows], u8 mid[rows]
 //              scale = scale_min + scale_step*u ; mid = mid_min + mid_step*u ; zero = mid - scale*(2^B-1)/2
-// The 8-bit grids: the minimum of the strip's values rounded to f16, and step = f16((maximum - rounded minimum)/255).
+// The 8-bit grids: the minimum of the strip's values rounded to f16 (-0 becomes 0), step = f16((maximum - rounded minimum)/255).
 // A row without data has scale 0 and zero point 0. Values beyond f16's range are clamped to it before rounding.
 // The midpoint is stored instead of the zero point because an error in the scale then does not move the group.
 
 #define XQ_META_Q8_HEAD 8  // bytes of the four f16 values
+#define XQ_LOG_HEAD     4  // u16 lowest, u16 step of a logarithmic grid
+#define XQ_RANKED_HEAD 12  // a logarithmic grid of scales, two f16 grids {lowest, step} of midpoints
 
 XQ_FN int xq_meta_bytes(int rows, int meta) {
-    return meta == XQ_META_F16 ? 4 * rows : XQ_META_Q8_HEAD + 2 * rows;
+    switch (meta) {
+        case XQ_META_F16:  return 4 * rows;
+        case XQ_META_Q8:   return XQ_META_Q8_HEAD + 2 * rows;
+        case XQ_META_LOG8: return XQ_LOG_HEAD + rows;
+        default:           return XQ_RANKED_HEAD + rows/4 + rows/2 + rows;
+    }
 }
 
 XQ_FN float xq_f16_range(float x) { return x > 65504.0f ? 65504.0f : (x < -65504.0f ? -65504.0f : x); }
@@ -123,6 +141,35 @@ XQ_FN float xq_zero_of_mid(float mid, float scale, int bits) {
     return mid - half_span;
 }
 
+// Logarithmic grids. The upper half of a float's bits, read as an integer, is a logarithm made of straight lines
+// (128 steps an octave): a grid over it needs no log or exp, and is the same on every machine.
+//   L(s) = (bits(s) + 0x8000) >> 16;  u = 1 + round((L - lowest) / step), u = 0 for a scale of 0
+XQ_FN uint32_t xq_float_bits(float x) {
+#if defined(__METAL_VERSION__)
+    return as_type<uint32_t>(x);
+#else
+    union { float f; uint32_t u; } b;
+    b.f = x;
+    return b.u;
+#endif
+}
+XQ_FN float xq_bits_float(uint32_t u) {
+#if defined(__METAL_VERSION__)
+    return as_type<float>(u);
+#else
+    union { float f; uint32_t u; } b;
+    b.u = u;
+    return b.f;
+#endif
+}
+XQ_FN int xq_log_of(float scale) { return (int) ((xq_float_bits(scale) + 0x8000u) >> 16); }
+// The step that reaches from the lowest to the highest in `top` - 1 steps; top is the largest u.
+XQ_FN int xq_log_step(int lowest, int highest, int top) { return (highest - lowest + top - 2) / (top - 1); }
+XQ_FN int xq_log_code(int log, int lowest, int step) { return 1 + (step > 0 ? (log - lowest + step/2) / step : 0); }
+XQ_FN float xq_log_value(int lowest, int step, int u) {
+    return u > 0 ? xq_bits_float((uint32_t) (lowest + (u - 1)*step) << 16) : 0.0f;
+}
+
 // A follower layer keeps no codes: it reads its leader's, with scales and zero points of its own.
 #define XQ_FIT_MINMAX 0  // from its own minimum and maximum, as the paper does
 #define XQ_FIT_LS     1  // least squares of its values on the leader's codes; the scale may be negative
@@ -130,16 +177,27 @@ XQ_FN float xq_zero_of_mid(float mid, float scale, int bits) {
 // ---- one side (keys or values) of one layer ---------------------------------------------------------------
 
 typedef struct {
-    int   bits;          // 1..4
+    int   bits;          // 1..4; 0: ranked
     int   meta;          // XQ_META_*
     int   rows;          // rows of a strip
     int   strips;        // strips of a tile and head
     int   lanes_last;    // valid lanes of the last strip (head_dim % 32 for values, 32 for keys)
     int   fit;           // XQ_FIT_*: how a follower's scales are found; an owner of codes always uses min/max
-    float eta;           // relaxation in [0, 0.5]
+    int   words;         // ranked: u32 words of a lane
+    int   rot;           // values: channels that are rotated together, 0 for none
+    float eta;           // relaxation in [0, 0.5]; ranked: that of 1-bit rows
+    float eta2;          // ranked: relaxation of 2-bit rows; wider rows have none
 } xq_side;
 
-XQ_FN int xq_head_words(xq_side s)      { return s.strips * xq_strip_words(s.rows, s.bits); }
-XQ_FN int xq_head_meta_bytes(xq_side s) { return s.strips * xq_meta_bytes(s.rows, s.meta); }
+// u32 words of one strip, all lanes.
+XQ_FN int xq_side_words(xq_side s) { return s.meta == XQ_META_RANKED ? s.words*XQ_LANES : xq_strip_words(s.rows, s.bits); }
+
+// Where the metadata of strip g of a head starts; two strips of a LOG8 side share theirs.
+XQ_FN int xq_meta_at(xq_side s, int g) { return (s.meta == XQ_META_LOG8 ? g/2 : g) * xq_meta_bytes(s.rows, s.meta); }
+
+XQ_FN int xq_head_words(xq_side s)      { return s.strips * xq_side_words(s); }
+XQ_FN int xq_head_meta_bytes(xq_side s) {
+    return xq_meta_bytes(s.rows, s.meta) * (s.meta == XQ_META_LOG8 ? (s.strips + 1)/2 : s.strips);
+}
 
 #endif

@@ -69,11 +69,35 @@ void attend_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
     xq_attend(xq_cpu(), a, ith, nth);
 }
 
-void combine_op(ggml_tensor * dst, int ith, int nth, void *) {
+void combine_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
     const ggml_tensor * parts = dst->src[0];
     const float * sinks = dst->src[1] ? (const float *) dst->src[1]->data : nullptr;
-    xq_combine((const float *) parts->data, (float *) dst->data, sinks, (int) dst->ne[0], (int) dst->ne[1], (int) dst->ne[2],
-               (int) parts->ne[3], ith, nth);
+    xq_combine(xq_cpu(), (const float *) parts->data, (float *) dst->data, sinks, (int) dst->ne[0], ((const xq_layer *) userdata)->plan.v.rot,
+               (int) dst->ne[1], (int) dst->ne[2], (int) parts->ne[3], ith, nth);
+}
+
+void rotate_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    const ggml_tensor * v = dst->src[0];
+    const int64_t dv = v->ne[0], heads = v->ne[1], rows = heads*v->ne[2];
+    for (int64_t r = ith; r < rows; r += nth) {
+        float * out = (float *) dst->data + r*dv;
+        std::memcpy(out, (const char *) v->data + (r % heads)*v->nb[1] + (r / heads)*v->nb[2], dv*sizeof(float));
+        xq_cpu().rotate(out, (int) dv, ((const xq_layer *) userdata)->plan.v.rot);
+    }
+}
+
+// Values as the cache keeps them: rotated, where the layer rotates them.
+ggml_tensor * rotated(ggml_context * ctx, const xq_layer & layer, ggml_tensor * v, void * userdata) {
+    if (layer.plan.v.rot == 0) {
+        return v;
+    }
+    if (v->type != GGML_TYPE_F32 || v->nb[0] != sizeof(float)) {
+        v = ggml_cast(ctx, v, GGML_TYPE_F32);
+    }
+    ggml_tensor * src[] = {v};
+    ggml_tensor * out = ggml_custom_4d(ctx, GGML_TYPE_F32, v->ne[0], v->ne[1], v->ne[2], 1, src, 1, rotate_op, GGML_N_TASKS_MAX, userdata);
+    ggml_format_name(out, "xq_rotate-%d", layer.plan.shape.il);
+    return out;
 }
 
 ggml_tensor * store(ggml_context * ctx, ggml_tensor * pages, ggml_tensor * cur, ggml_tensor * idxs) {
@@ -115,7 +139,7 @@ ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, const xq_cache
     ggml_tensor * k_pages = layer->k_pages, * v_pages = layer->v_pages, * meta = layer->meta;
     if (k_cur && v_cur) {
         k_pages = store(ctx, k_pages, k_cur, k_idxs);
-        v_pages = store(ctx, v_pages, v_cur, k_idxs);
+        v_pages = store(ctx, v_pages, rotated(ctx, *layer, v_cur, userdata), k_idxs);
         ggml_tensor * seal_src[] = {table, k_pages, v_pages, layer->k_codes, layer->v_codes};
         meta = ggml_custom_inplace(ctx, meta, seal_src, 5, seal_op, GGML_N_TASKS_MAX, userdata);
         ggml_format_name(meta, "xq_seal-%d", il);
@@ -135,7 +159,7 @@ ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, const xq_cache
     ggml_format_name(cur, "xq_attend-%d", il);
     if (n_parts > 1) {
         ggml_tensor * parts[] = {cur, sinks};
-        cur = ggml_custom_4d(ctx, GGML_TYPE_F32, dv, n_head, n_tokens, 1, parts, sinks ? 2 : 1, combine_op, GGML_N_TASKS_MAX, nullptr);
+        cur = ggml_custom_4d(ctx, GGML_TYPE_F32, dv, n_head, n_tokens, 1, parts, sinks ? 2 : 1, combine_op, GGML_N_TASKS_MAX, userdata);
         ggml_format_name(cur, "xq_combine-%d", il);
     }
     cur = ggml_reshape_2d(ctx, cur, dv*n_head, n_tokens);

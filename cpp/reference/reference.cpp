@@ -1,5 +1,9 @@
 #include "reference/reference.h"
 
+#include "format/xq_ranked.h"
+#include "format/xq_rotate.h"
+#include "format/xq_unbiased.h"
+
 #include "ggml.h"
 
 #include <algorithm>
@@ -18,8 +22,8 @@ uint16_t get_u16(const uint8_t * p) { uint16_t v; std::memcpy(&v, p, 2); return 
 
 // 8-bit grid over v[0..n): the minimum rounded to f16 and a step that reaches the maximum.
 void write_grid(const std::vector<float> & v, uint8_t * head, uint8_t * out) {
-    const float lo   = from_f16(to_f16(*std::min_element(v.begin(), v.end())));
-    const float hi   = *std::max_element(v.begin(), v.end());
+    const float lo   = from_f16(to_f16(*std::min_element(v.begin(), v.end()))) + 0.0f; // -0 becomes 0
+    const float hi   = *std::max_element(v.begin(), v.end()) + 0.0f;
     const float step = from_f16(to_f16((hi - lo) / 255.0f));
     const float inv  = step > 0.0f ? 1.0f / step : 0.0f;
     put_u16(head + 0, to_f16(lo));
@@ -41,7 +45,256 @@ void fit_ls(const std::vector<float> & x, const std::vector<int> & c, float & sc
     zero  = (float) ((sx - s*sc) / n);
 }
 
+// Sum of 32 lanes: the upper half onto the lower until one is left.
+float fold_lanes(const float * x) {
+    float v[XQ_LANES];
+    std::copy(x, x + XQ_LANES, v);
+    for (int n = XQ_LANES/2; n > 0; n /= 2) {
+        for (int l = 0; l < n; ++l) {
+            v[l] = v[l] + v[l + n];
+        }
+    }
+    return v[0];
+}
+
+// Code of a row into its lane's words, which start at `word`.
+void put_code(uint32_t * codes, int word, int row, int bits, int lane, uint32_t code) {
+    uint32_t & w = codes[(word + xq_code_word(row, bits))*XQ_LANES + lane];
+    w = xq_code_put(w, row, bits, code);
+}
+
+void seal_ranked(const xq_side & side, const float * x, uint32_t lane_mask, uint32_t * codes, uint8_t * meta) {
+    const int rows = side.rows, fine = xq_fine(side);
+    std::vector<float> lo(rows), hi(rows), range(rows), mean(rows), base(rows), inv(rows);
+    std::vector<uint8_t> cls(rows);
+    int valid = 0;
+    for (int l = 0; l < XQ_LANES; ++l) {
+        valid += lane_mask >> l & 1;
+    }
+    for (int i = 0; i < rows && valid > 0; ++i) {
+        float data[XQ_LANES];
+        lo[i] = std::numeric_limits<float>::infinity();
+        hi[i] = -lo[i];
+        for (int l = 0; l < XQ_LANES; ++l) {
+            const bool ok = lane_mask >> l & 1;
+            data[l] = ok ? x[i*XQ_LANES + l] : 0.0f;
+            lo[i] = ok ? std::min(lo[i], data[l]) : lo[i];
+            hi[i] = ok ? std::max(hi[i], data[l]) : hi[i];
+        }
+        range[i] = hi[i] - lo[i];
+        mean[i]  = fold_lanes(data) / (float) valid;
+    }
+    xq_ref_rank(side, range.data(), cls.data());
+    xq_ref_write_ranked(side, cls.data(), lo.data(), hi.data(), mean.data(), meta, base.data(), inv.data());
+    int first[XQ_CLASSES + 1], at[XQ_CLASSES] = {0};
+    xq_ref_class_words(side, cls.data(), first);
+    std::memset(codes, 0, sizeof(uint32_t) * xq_side_words(side));
+    for (int i = 0; i < rows; ++i) {
+        const int bits = xq_class_bits(cls[i], fine), place = at[cls[i]]++;
+        for (int l = 0; l < XQ_LANES && bits > 0; ++l) {
+            if (lane_mask >> l & 1) {
+                put_code(codes, first[cls[i]], place, bits, l, (uint32_t) xq_encode(x[i*XQ_LANES + l], base[i], inv[i], bits));
+            }
+        }
+    }
+}
+
+void unpack_ranked(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * scale, const float * zero,
+                   float * out) {
+    std::vector<uint8_t> cls(side.rows);
+    for (int i = 0; i < side.rows; ++i) {
+        cls[i] = (uint8_t) xq_ranked_class(meta, side.rows, i);
+    }
+    int first[XQ_CLASSES + 1], at[XQ_CLASSES] = {0};
+    xq_ref_class_words(side, cls.data(), first);
+    for (int i = 0; i < side.rows; ++i) {
+        const int bits = xq_class_bits(cls[i], xq_fine(side)), place = at[cls[i]]++;
+        for (int l = 0; l < XQ_LANES; ++l) {
+            const uint32_t code = bits == 0 ? 0
+                : xq_code_get(codes[(first[cls[i]] + xq_code_word(place, bits))*XQ_LANES + l], place, bits);
+            out[i*XQ_LANES + l] = zero[i] + scale[i] * (float) code;
+        }
+    }
+}
+
+// Logarithmic grid over `log`, -1 where the scale is 0; top is the largest code.
+void write_log_head(const std::vector<int> & log, int top, uint8_t * head, int & lowest, int & step) {
+    int highest = -1;
+    lowest = 1 << 20;
+    for (const int l : log) {
+        lowest  = l >= 0 ? std::min(lowest, l) : lowest;
+        highest = std::max(highest, l);
+    }
+    if (highest < 0) {
+        lowest = highest = 0;
+    }
+    step = xq_log_step(lowest, highest, top);
+    put_u16(head,     (uint16_t) lowest);
+    put_u16(head + 2, (uint16_t) step);
+}
+
 } // namespace
+
+void xq_ref_rank(const xq_side & side, const float * range, uint8_t * cls) {
+    std::vector<int> order(side.rows);
+    for (int i = 0; i < side.rows; ++i) {
+        order[i] = i;
+    }
+    std::stable_sort(order.begin(), order.end(), [range](int a, int b) { return range[a] > range[b]; });
+    std::vector<float> sum(side.rows + 1, 0.0f);
+    for (int i = 0; i < side.rows; ++i) {
+        const float r = range[order[i]], r2 = r*r;
+        sum[i + 1] = sum[i] + r2;
+    }
+    int count[XQ_CLASSES];
+    xq_ranked_split(side, sum.data(), count);
+    int at = 0;
+    for (int c = XQ_CLASSES - 1; c >= 0; --c) {
+        for (int n = 0; n < count[c]; ++n) {
+            cls[order[at++]] = (uint8_t) c;
+        }
+    }
+}
+
+void xq_ref_class_words(const xq_side & side, const uint8_t * cls, int * first) {
+    int rows[XQ_CLASSES] = {0}, word = 0;
+    for (int i = 0; i < side.rows; ++i) {
+        ++rows[cls[i]];
+    }
+    for (int c = XQ_CLASSES - 1; c >= 0; --c) {
+        first[c] = word;
+        word += xq_class_words(rows[c], xq_class_bits(c, xq_fine(side)));
+    }
+    first[XQ_CLASSES] = word;
+}
+
+void xq_ref_write_ranked(const xq_side & side, const uint8_t * cls, const float * lo, const float * hi, const float * mean,
+                         uint8_t * meta, float * base, float * inv) {
+    const int rows = side.rows;
+    std::vector<int> bits(rows);
+    std::vector<float> mid(rows, 0.0f); // as stored
+    std::memset(meta, 0, xq_meta_bytes(rows, side.meta));
+    for (int i = 0; i < rows; ++i) {
+        bits[i] = xq_class_bits(cls[i], xq_fine(side));
+        meta[XQ_RANKED_HEAD          + i/8] |= (uint8_t) ((cls[i] & 1)  << (i & 7));
+        meta[XQ_RANKED_HEAD + rows/8 + i/8] |= (uint8_t) ((cls[i] >> 1) << (i & 7));
+    }
+    for (int wide = 0; wide < 2; ++wide) {
+        std::vector<float> some;
+        std::vector<int>   rows_of;
+        for (int i = 0; i < rows; ++i) {
+            if ((bits[i] >= 4) == (wide == 1)) {
+                some.push_back(bits[i] == 0 ? mean[i] : xq_group_mid(lo[i], hi[i]));
+                rows_of.push_back(i);
+            }
+        }
+        if (some.empty()) {
+            continue;
+        }
+        uint8_t * head = meta + 4 + 4*wide;
+        std::vector<uint8_t> u(some.size());
+        write_grid(some, head, u.data());
+        for (size_t j = 0; j < u.size(); ++j) {
+            meta[xq_ranked_mid_at(rows) + rows_of[j]] = u[j];
+            mid[rows_of[j]] = xq_meta_value(from_f16(get_u16(head)), from_f16(get_u16(head + 2)), u[j]);
+        }
+    }
+    std::vector<int> log(rows, -1);
+    for (int i = 0; i < rows; ++i) {
+        const float scale = bits[i] == 0 ? 0.0f
+            : bits[i] >= 4 ? xq_reach_scale(lo[i], hi[i], mid[i], bits[i])
+            : xq_relaxed_scale(lo[i], hi[i], bits[i], bits[i] == 1 ? side.eta : side.eta2);
+        if (scale > 0.0f) {
+            log[i] = bits[i] >= 4 ? xq_log_above(scale) : xq_log_of(scale);
+        }
+    }
+    int lowest, step;
+    write_log_head(log, 15, meta, lowest, step);
+    for (int i = 0; i < rows; ++i) {
+        const int u = log[i] < 0 ? 0 : bits[i] >= 4 ? xq_log_code_above(log[i], lowest, step) : xq_log_code(log[i], lowest, step);
+        meta[xq_ranked_scale_at(rows) + i/2] |= (uint8_t) (u << 4*(i & 1));
+        if (bits[i] >= 4) {
+            const float scale = xq_log_value(lowest, step, u);
+            base[i] = xq_zero_of_mid(mid[i], scale, bits[i]);
+            inv[i]  = scale > 0.0f ? 1.0f / scale : 0.0f;
+        } else {
+            base[i] = lo[i];
+            inv[i]  = xq_group_inv(lo[i], hi[i], bits[i]);
+        }
+    }
+}
+
+void xq_ref_write_log8(int rows, const float * scale, uint8_t * meta) {
+    std::vector<int> log(rows, -1);
+    for (int i = 0; i < rows; ++i) {
+        log[i] = scale[i] > 0.0f ? xq_log_of(scale[i]) : -1;
+    }
+    int lowest, step;
+    write_log_head(log, 255, meta, lowest, step);
+    for (int i = 0; i < rows; ++i) {
+        meta[XQ_LOG_HEAD + i] = (uint8_t) (log[i] < 0 ? 0 : xq_log_code(log[i], lowest, step));
+    }
+}
+
+void xq_ref_seal_unbiased(const xq_side & side, const float * x, int n, int lanes, const uint8_t * row_ok,
+                          uint32_t * codes, uint8_t * meta) {
+    std::vector<float> scale(side.rows, 0.0f);
+    const int words = xq_side_words(side);
+    const float half = xq_half_levels(side.bits);
+    std::memset(codes, 0, sizeof(uint32_t)*n*words);
+    for (int i = 0; i < side.rows; ++i) {
+        if (row_ok && !row_ok[i]) {
+            continue;
+        }
+        const auto at = [&](int s, int l) { return x[(s*side.rows + i)*XQ_LANES + l]; };
+        const auto valid = [&](int s, int l) { return s + 1 < n || l < lanes; };
+        float square[XQ_LANES], along[XQ_LANES];
+        for (int l = 0; l < XQ_LANES; ++l) {
+            square[l] = at(0, l)*at(0, l);
+            if (n == 2) {
+                const float other = at(1, l)*at(1, l);
+                square[l] = square[l] + other;
+            }
+        }
+        const float xx = fold_lanes(square);
+        const float inv = xq_unbiased_inv(std::sqrt(xx / (float) ((n - 1)*XQ_LANES + lanes)), side.bits);
+        for (int s = 0; s < n; ++s) {
+            for (int l = 0; l < XQ_LANES; ++l) {
+                const int code = valid(s, l) ? xq_unbiased_encode(at(s, l), inv, side.bits) : 0;
+                const float a = at(s, l) * ((float) code - half);
+                along[l] = s == 0 ? a : along[l] + a;
+                uint32_t rest = (uint32_t) code;
+                uint32_t * plane = codes + s*words;
+                for (int p = 0; p < xq_n_planes(side.bits); ++p) {
+                    const int b = xq_plane_bits(side.bits, p);
+                    put_code(plane, 0, i, b, l, rest);
+                    rest >>= b;
+                    plane += xq_plane_words(side.rows, b)*XQ_LANES;
+                }
+            }
+        }
+        scale[i] = xq_unbiased_scale(xx, fold_lanes(along));
+    }
+    xq_ref_write_log8(side.rows, scale.data(), meta);
+}
+
+void xq_ref_rotate(float * x, int n, int block) {
+    const float norm = 1.0f / std::sqrt((float) block);
+    for (float * b = x; b < x + n; b += block) {
+        for (int h = 1; h < block; h *= 2) {
+            for (int i = 0; i < block; i += 2*h) {
+                for (int j = i; j < i + h; ++j) {
+                    const float u = b[j], v = b[j + h];
+                    b[j]     = u + v;
+                    b[j + h] = u - v;
+                }
+            }
+        }
+        for (int i = 0; i < block; ++i) {
+            b[i] *= norm;
+        }
+    }
+}
 
 uint32_t xq_ref_code(const xq_side & side, const uint32_t * codes, int row, int lane) {
     uint32_t code = 0;
@@ -57,6 +310,9 @@ uint32_t xq_ref_code(const xq_side & side, const uint32_t * codes, int row, int 
 
 void xq_ref_seal_strip(const xq_side & side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
                        uint32_t * codes, bool leader, uint8_t * meta) {
+    if (side.meta == XQ_META_RANKED) {
+        return seal_ranked(side, x, lane_mask, codes, meta);
+    }
     std::vector<float> scale(side.rows, 0.0f), zero(side.rows, 0.0f);
     if (!leader) {
         std::memset(codes, 0, sizeof(uint32_t) * xq_strip_words(side.rows, side.bits));
@@ -134,6 +390,24 @@ void xq_ref_read_meta(const xq_side & side, const uint8_t * meta, float * scale,
         }
         return;
     }
+    const uint16_t lowest = get_u16(meta), log_step = get_u16(meta + 2);
+    if (side.meta == XQ_META_LOG8) {
+        for (int i = 0; i < side.rows; ++i) {
+            scale[i] = xq_log_value(lowest, log_step, meta[XQ_LOG_HEAD + i]);
+            zero [i] = -scale[i]*xq_half_levels(side.bits);
+        }
+        return;
+    }
+    if (side.meta == XQ_META_RANKED) {
+        for (int i = 0; i < side.rows; ++i) {
+            const int bits = xq_class_bits(xq_ranked_class(meta, side.rows, i), xq_fine(side));
+            const uint8_t * grid = meta + (bits >= 4 ? 8 : 4);
+            const float mid = xq_meta_value(from_f16(get_u16(grid)), from_f16(get_u16(grid + 2)), meta[xq_ranked_mid_at(side.rows) + i]);
+            scale[i] = xq_log_value(lowest, log_step, meta[xq_ranked_scale_at(side.rows) + i/2] >> 4*(i & 1) & 15);
+            zero [i] = xq_zero_of_mid(mid, scale[i], bits);
+        }
+        return;
+    }
     const float s0 = from_f16(get_u16(meta + 0)), s1 = from_f16(get_u16(meta + 2));
     const float m0 = from_f16(get_u16(meta + 4)), m1 = from_f16(get_u16(meta + 6));
     for (int i = 0; i < side.rows; ++i) {
@@ -146,6 +420,9 @@ void xq_ref_read_meta(const xq_side & side, const uint8_t * meta, float * scale,
 void xq_ref_unpack_strip(const xq_side & side, const uint32_t * codes, const uint8_t * meta, float * out) {
     std::vector<float> scale(side.rows), zero(side.rows);
     xq_ref_read_meta(side, meta, scale.data(), zero.data());
+    if (side.meta == XQ_META_RANKED) {
+        return unpack_ranked(side, codes, meta, scale.data(), zero.data(), out);
+    }
     for (int i = 0; i < side.rows; ++i) {
         for (int l = 0; l < XQ_LANES; ++l) {
             out[i*XQ_LANES + l] = zero[i] + scale[i] * (float) xq_ref_code(side, codes, i, l);

@@ -18,13 +18,25 @@ from numpy.typing import NDArray
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from oracle import strip, tile  # noqa: E402
-from oracle.side import META_F16, META_Q8, Side, key_side, value_side  # noqa: E402
+from oracle import tile  # noqa: E402
+from oracle.rotate import block_of, rotate  # noqa: E402
+from oracle.side import (  # noqa: E402
+    META_F16,
+    META_LOG8,
+    META_Q8,
+    Side,
+    key_side,
+    ranked_side,
+    unbiased_side,
+    value_side,
+)
 
 FORMAT_HEADER = HERE.parents[1] / "cpp" / "format" / "xq_format.h"
 FILE = HERE / "format.npz"
 ETA = {1: 1 / 6, 2: 0.045, 3: 0.0, 4: 0.0}
 DK, DV = 80, 48  # a key strip with a half empty last word, a value strip with 16 lanes
+DR = 80  # rotated values: two strips under one scale, and one of 16 lanes alone
+COARSE, FINE = 6, 12  # words of ranked keys: 2.4 and 4.8 bits a channel
 
 
 def format_version() -> int:
@@ -34,48 +46,57 @@ def format_version() -> int:
     return int(found[1])
 
 
-def sides() -> dict[str, tuple[Side, Side]]:
-    """Key and value side of every bit-width and kind of metadata."""
-    return {
-        f"{bits}bit_{'q8' if meta == META_Q8 else 'f16'}": (
-            key_side(DK, bits, meta, ETA[bits]),
-            value_side(DV, bits, meta, ETA[bits]),
-        )
-        for bits, meta in itertools.product((1, 2, 3, 4), (META_F16, META_Q8))
+def sides() -> dict[str, Side]:
+    """Every kind of key and value side, by a name that starts with k or v."""
+    named = {
+        "k_coarse": ranked_side(DK, COARSE, ETA[1], ETA[2]),
+        "k_fine": ranked_side(DK, FINE, ETA[1], ETA[2]),
     }
+    for bits, meta in itertools.product((1, 2, 3, 4), (META_F16, META_Q8)):
+        kind = f"{bits}bit_{'q8' if meta == META_Q8 else 'f16'}"
+        named[f"k_{kind}"] = key_side(DK, bits, meta, ETA[bits])
+        named[f"v_{kind}"] = value_side(DV, bits, meta, ETA[bits])
+    for bits in (1, 2, 3, 4):
+        named[f"v_{bits}bit_unbiased"] = unbiased_side(DR, bits, block_of(DR))
+    return named
 
 
-def make() -> dict[str, NDArray[Any]]:
-    """A tile of keys and values, whole and with empty cells, and its words, metadata and values."""
+def inputs() -> dict[str, NDArray[Any]]:
+    """A tile of keys, of values, of values before and after rotation; which cells hold data."""
     rng = np.random.default_rng(11236)
     keys = rng.standard_normal((32, DK)).astype(np.float16)
     keys[:, 5] *= 50
     keys[:, 6] = 0.5
     values = rng.standard_normal((32, DV)).astype(np.float16)
     values[9] = 0
-    arrays = {
-        "version": np.array(format_version()),
-        "keys": keys,
-        "values": values,
-        "cells": np.stack([np.ones(32, bool), rng.random(32) < 0.7]),
-    }
-    for name, (k, v) in sides().items():
+    cells = np.stack([np.ones(32, bool), rng.random(32) < 0.7])
+    plain = rng.standard_normal((32, DR)).astype(np.float16)
+    plain[:, 3] *= 20
+    plain[9] = 0
+    rotated = rotate(plain, block_of(DR)).astype(np.float16)
+    return {"keys": keys, "values": values, "cells": cells, "plain": plain, "rotated": rotated}
+
+
+def input_of(arrays: dict[str, NDArray[Any]], name: str, side: Side) -> NDArray[np.float32]:
+    """What a side of this name is made from."""
+    which = "keys" if name[0] == "k" else "rotated" if side.meta == META_LOG8 else "values"
+    return arrays[which].astype(np.float32)
+
+
+def make() -> dict[str, NDArray[Any]]:
+    """Of every side, with all cells and with empty ones: words, metadata and every eighth value."""
+    arrays = {"version": np.array(format_version()), **inputs()}
+    for name, side in sides().items():
+        x = input_of(arrays, name, side)
+        seal, unpack = (
+            (tile.seal_keys, tile.keys) if name[0] == "k" else (tile.seal_values, tile.values)
+        )
         for i, cells in enumerate(arrays["cells"]):
-            for which, side, words, data in (
-                ("k", k, *tile.seal_keys(keys.astype(np.float32), k, cells)),
-                ("v", v, *tile.seal_values(values.astype(np.float32), v, cells)),
-            ):
-                arrays[f"{name}_{which}{i}_words"] = words
-                arrays[f"{name}_{which}{i}_meta"] = data
-                if i == 0:
-                    arrays[f"{name}_{which}_unpacked"] = unpacked(words, data, side)[:, ::8]
+            words, data = seal(x, side, cells)
+            arrays[f"{name}{i}_words"], arrays[f"{name}{i}_meta"] = words, data
+            if i == 0:
+                arrays[f"{name}_unpacked"] = unpack(words, data, side)[:, ::8]
     return arrays
-
-
-def unpacked(words: NDArray[np.uint32], data: NDArray[np.uint8], side: Side) -> NDArray[np.float32]:
-    """Values of all strips [strip][rows][32]."""
-    pairs = zip(words.reshape(side.strips, -1), data.reshape(side.strips, -1))
-    return np.stack([strip.unpack(w, m, side) for w, m in pairs])
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ import pytest
 from kernels import lib
 from kernels.conftest import impl, strip_impl  # noqa: F401
 from numpy.typing import NDArray
-from oracle.side import LANES, Side
+from oracle import tile
+from oracle.rotate import block_of
+from oracle.side import LANES, META_LOG8, Side
 
-from .make import FILE, format_version, make, sides, unpacked
+from .make import DR, FILE, format_version, input_of, make, sides
 
 NAMES = tuple(sides())
 
@@ -41,44 +43,68 @@ def test_oracle() -> None:
 @pytest.mark.parametrize("cells", (0, 1), ids=("whole", "holes"))
 @pytest.mark.parametrize("name", NAMES)
 def test_seal(strip_impl: str, name: str, cells: int) -> None:  # noqa: F811
-    ok = golden()["cells"][cells]
-    for which, side in zip("kv", sides()[name]):
-        words, data = [], []
-        for x, row_ok, mask in strips_of(which, side, ok):
-            w = np.zeros(side.strip_words, np.uint32)
-            m = np.zeros(side.strip_meta, np.uint8)
-            lib.seal(strip_impl, side, x, row_ok, mask, w, m)
-            words.append(w)
-            data.append(m)
-        assert (np.concatenate(words) == golden()[f"{name}_{which}{cells}_words"]).all()
-        assert (np.concatenate(data) == golden()[f"{name}_{which}{cells}_meta"]).all()
+    side, ok = sides()[name], golden()["cells"][cells]
+    x = input_of(golden(), name, side)
+    seal = seal_keys if name[0] == "k" else seal_values
+    words, data = zip(*seal(strip_impl, side, x, ok))
+    assert (np.concatenate(words) == golden()[f"{name}{cells}_words"]).all()
+    assert (np.concatenate(data) == golden()[f"{name}{cells}_meta"]).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_unpack(strip_impl: str, name: str) -> None:  # noqa: F811
-    for which, side in zip("kv", sides()[name]):
-        words = golden()[f"{name}_{which}0_words"].reshape(side.strips, -1)
-        data = golden()[f"{name}_{which}0_meta"].reshape(side.strips, -1)
-        want = golden()[f"{name}_{which}_unpacked"]
-        assert (unpacked(words.ravel(), data.ravel(), side)[:, ::8] == want).all()
-        for s in range(side.strips):
-            out = np.empty((side.rows, LANES), np.float32)
-            lib.unpack(strip_impl, side, words[s].copy(), data[s].copy(), out)
-            assert np.allclose(out[::8], want[s], rtol=1e-6, atol=1e-6)
-
-
-def strips_of(
-    which: str, side: Side, ok: NDArray[np.bool_]
-) -> list[tuple[NDArray[np.float32], NDArray[np.uint8] | None, int]]:
-    """Input, rows and lanes of every strip, as the format's comment has them."""
-    tile = golden()["keys" if which == "k" else "values"].astype(np.float32)
-    if which == "k":
-        mask = sum(1 << int(c) for c in np.flatnonzero(ok))
-        return [(np.ascontiguousarray(tile.T), None, mask)]
-    strips = []
+    side = sides()[name]
+    words = golden()[f"{name}0_words"].reshape(side.strips, -1)
+    data = golden()[f"{name}0_meta"].reshape(-1, side.strip_meta)
+    want = golden()[f"{name}_unpacked"]
+    strips = np.empty((side.strips, side.rows, LANES), np.float32)
     for s in range(side.strips):
-        n = side.lanes(s)
-        x = np.zeros((side.rows, LANES), np.float32)
-        x[:, :n] = tile[:, s * LANES : s * LANES + n]
-        strips.append((x, ok.astype(np.uint8), 2**n - 1))
-    return strips
+        lib.unpack(strip_impl, side, words[s].copy(), data[s // side.shared].copy(), strips[s])
+    tokens = strips[0].T if name[0] == "k" else strips.swapaxes(0, 1).reshape(side.rows, -1)
+    got = tokens[:, ::8][:, : want.shape[1]]
+    assert np.allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+def test_rotation(strip_impl: str) -> None:  # noqa: F811
+    x = golden()["plain"].astype(np.float32)
+    lib.rotate(strip_impl, x, block_of(DR))
+    assert np.allclose(x, golden()["rotated"].astype(np.float32), rtol=1e-3, atol=1e-5)
+
+
+Strips = list[tuple[NDArray[np.uint32], NDArray[np.uint8]]]
+
+
+def seal_keys(
+    strip_impl: str,  # noqa: F811
+    side: Side,
+    x: NDArray[np.float32],
+    ok: NDArray[np.bool_],
+) -> Strips:
+    """Channels are rows, empty cells lanes without data."""
+    words, data = np.zeros(side.strip_words, np.uint32), np.zeros(side.strip_meta, np.uint8)
+    mask = sum(1 << int(c) for c in np.flatnonzero(ok))
+    lib.seal(strip_impl, side, np.ascontiguousarray(x.T), None, mask, words, data)
+    return [(words, data)]
+
+
+def seal_values(
+    strip_impl: str,  # noqa: F811
+    side: Side,
+    x: NDArray[np.float32],
+    ok: NDArray[np.bool_],
+) -> Strips:
+    """Tokens are rows, empty cells rows without data."""
+    strips = tile.cut(x)
+    sealed = []
+    for s in range(0, side.strips, side.shared):
+        some = strips[s : s + side.shared]
+        lanes = side.lanes(s + len(some) - 1)
+        words = np.zeros(len(some) * side.strip_words, np.uint32)
+        data = np.zeros(side.strip_meta, np.uint8)
+        row_ok = ok.astype(np.uint8)
+        if side.meta == META_LOG8:
+            lib.seal_unbiased(strip_impl, side, some, lanes, row_ok, words, data)
+        else:
+            lib.seal(strip_impl, side, some[0], row_ok, 2**lanes - 1, words, data)
+        sealed.append((words, data))
+    return sealed

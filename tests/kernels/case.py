@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from oracle import tile
 from oracle.layer import Logits, Store, attend_layer
-from oracle.side import FIT_MINMAX, META_Q8, TILE, Side, key_side, value_side
+from oracle.rotate import block_of, rotate
+from oracle.side import (
+    FIT_MINMAX,
+    META_Q8,
+    TILE,
+    Side,
+    key_side,
+    ranked_side,
+    unbiased_side,
+    value_side,
+)
 from oracle.table import NOT_SEALED, Table
 
 from .guard import Guarded
@@ -28,7 +38,12 @@ ETA = {1: 1 / 6, 2: 0.045, 3: 0.0, 4: 0.0}
 
 @dataclass(frozen=True)
 class Shape:
-    """What a case looks like; ``tokens`` and ``n_kv`` are those of one stream."""
+    """What a case looks like; ``tokens`` and ``n_kv`` are those of one stream.
+
+    ``k_ranked``: bits a channel of ranked keys; 0: all rows have ``k_bits``.
+    ``v_unbiased``: values have no zero points. Neither kind can ``follow``.
+    ``v_rotate``: values lie rotated in codes and pages.
+    """
 
     dk: int = 64
     dv: int = 64
@@ -42,6 +57,9 @@ class Shape:
     v_bits: int = 2
     k_meta: int = META_Q8
     v_meta: int = META_Q8
+    k_ranked: float = 0.0
+    v_unbiased: bool = False
+    v_rotate: bool = False
     layout: str = "mixed"
     data: str = "normal"
     follow: bool = False
@@ -55,11 +73,17 @@ class Shape:
 
     @property
     def k(self) -> Side:
+        if self.k_ranked:
+            return ranked_side(self.dk, words_of(self.k_ranked, self.dk), ETA[1], ETA[2])
         return key_side(self.dk, self.k_bits, self.k_meta, ETA[self.k_bits], self.fit)
 
     @property
     def v(self) -> Side:
-        return value_side(self.dv, self.v_bits, self.v_meta, ETA[self.v_bits], self.fit)
+        rot = block_of(self.dv) if self.v_rotate else 0
+        if self.v_unbiased:
+            return unbiased_side(self.dv, self.v_bits, rot)
+        side = value_side(self.dv, self.v_bits, self.v_meta, ETA[self.v_bits], self.fit)
+        return replace(side, rot=rot)
 
     @property
     def n_tiles(self) -> int:
@@ -209,6 +233,7 @@ class Case:
             rows = slice(self.page_of[stream, t] * TILE, (self.page_of[stream, t] + 1) * TILE)
             keys = values(self.rng, (TILE, s.heads, s.dk), s.data)
             vals = values(self.rng, (TILE, s.heads, s.dv), s.data)
+            vals = rotate(vals, s.v.rot).astype(np.float16)
             if form in (SEALED, BOTH):
                 for head in range(s.heads):
                     self._seal(at, t, head, keys[:, head], vals[:, head], self.cells[stream, t])
@@ -251,6 +276,11 @@ class Case:
         return mask.astype(np.float16)
 
 
+def words_of(bits: float, dk: int) -> int:
+    """u32 words a lane of keys takes with this many bits a channel on average."""
+    return max(1, round(bits * dk / 32))
+
+
 def values(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> NDArray[np.float16]:
     """Random f16 data: "normal", or a kind that is hard on a quantiser."""
     x = rng.standard_normal(shape)
@@ -266,6 +296,8 @@ def values(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> NDArr
         x = np.clip(x * 6000, -25000, 25000)
     elif kind == "tiny":
         x *= 1e-6
+    elif kind == "spread":
+        x *= 2 ** rng.uniform(-6, 6, shape[-1])
     else:
         assert kind == "normal", kind
     return x.astype(np.float16)

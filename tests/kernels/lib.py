@@ -23,9 +23,9 @@ class ApiSide(ctypes.Structure):
     _fields_ = [
         *(
             (name, ctypes.c_int32)
-            for name in ("bits", "meta", "rows", "strips", "lanes_last", "fit")
+            for name in ("bits", "meta", "rows", "strips", "lanes_last", "fit", "words", "rot")
         ),
-        ("eta", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("eta", "eta2")),
     ]
 
 
@@ -78,9 +78,7 @@ def implementations() -> tuple[str, ...]:
 
 
 def api_side(side: Side) -> ApiSide:
-    return ApiSide(
-        side.bits, side.meta, side.rows, side.strips, side.lanes_last, side.fit, side.eta
-    )
+    return ApiSide(**{name: getattr(side, name) for name, _ in ApiSide._fields_})
 
 
 def address(array: NDArray[Any] | None) -> int | None:
@@ -105,6 +103,24 @@ def seal(
     call("xq_api_seal", impl, side, x, row_ok, ctypes.c_uint32(lane_mask), codes, int(leader), meta)
 
 
+def seal_unbiased(
+    impl: str,
+    side: Side,
+    x: NDArray[np.float32],
+    lanes: int,
+    row_ok: NDArray[np.uint8] | None,
+    codes: NDArray[np.uint32],
+    meta: NDArray[np.uint8],
+) -> None:
+    """Quantise the strips ``x`` [1 or 2][rows][32] under one scale a row."""
+    call("xq_api_seal_unbiased", impl, side, x, len(x), lanes, row_ok, codes, meta)
+
+
+def rotate(impl: str, x: NDArray[np.float32], block: int) -> None:
+    """Rotate ``x`` in place, every ``block`` numbers."""
+    call("xq_api_rotate", impl, x, x.size, block)
+
+
 def unpack(
     impl: str,
     side: Side,
@@ -125,6 +141,11 @@ def mac(
 ) -> None:
     """acc [n][32] += m [n][padded rows] . codes."""
     call("xq_api_mac", impl, side.bits, side.rows, codes, m, m.shape[1], m.shape[0], acc)
+
+
+def size(function: str, side: Side) -> int:
+    """What the library says of a side's size: xq_api_strip_words or xq_api_meta_bytes."""
+    return int(getattr(library(), function)(ctypes.byref(api_side(side))))
 
 
 def call(function: str, impl: str, *args: Any) -> None:

@@ -8,72 +8,15 @@ from oracle.side import FIT_LS, FIT_MINMAX, META_F16, META_Q8
 
 from .budgets import ATTENTION, REQUIRED, assert_near, nmse
 from .case import Case, Shape, build
+from .shapes import FEATURES, deal, label
 
-DIMS = [(64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (128, 64), (64, 96), (192, 128)]
-TOKENS = [1, 2, 3, 5, 17, 33, 64, 100]
-FEATURES = [
-    {},
-    {"softcap": 5.0},
-    {"max_bias": 8.0},
-    {"sinks": True},
-    {"softcap": 30.0, "max_bias": 4.0, "sinks": True},
-    {"follow": True},
-    {"follow": True, "fit": FIT_LS},
-    {"holes": True, "blind": True},
-]
+BITS = (1, 2, 3, 4)
+WIDTHS = [{"k_bits": k, "v_bits": v} for k in BITS for v in BITS]
+METAS = [{"k_meta": k, "v_meta": v} for k in (META_F16, META_Q8) for v in (META_F16, META_Q8)]
+FOLLOW = [{"follow": True}, {"follow": True, "fit": FIT_LS}]
 
 
-def shapes(n: int) -> list[Shape]:
-    """Every value of every property about equally often, in random company."""
-    rng = np.random.default_rng(2510)
-
-    def deal(values: list) -> list:
-        dealt = [values[i % len(values)] for i in range(n)]
-        return [dealt[i] for i in rng.permutation(n)]
-
-    bits = [(k, v) for k in (1, 2, 3, 4) for v in (1, 2, 3, 4)]
-    columns = [
-        deal(c)
-        for c in (
-            bits,
-            [(a, b) for a in (META_F16, META_Q8) for b in (META_F16, META_Q8)],
-            DIMS,
-            [1, 2, 3, 7, 8],
-            [1, 2, 3],
-            TOKENS,
-            [(1, 0), (1, 0), (2, 0), (1, 2), (3, 1)],
-            [1, 20, 32, 33, 95, 128, 161, 230],
-            ["mixed", "mixed", "boundary", "sealed", "pages"],
-            FEATURES,
-        )
-    ]
-    return [
-        Shape(
-            k_bits=b[0],
-            v_bits=b[1],
-            k_meta=m[0],
-            v_meta=m[1],
-            dk=d[0],
-            dv=d[1],
-            group=g,
-            heads=h,
-            tokens=t,
-            streams=s[0],
-            first_stream=s[1],
-            n_kv=n_kv,
-            layout=layout,
-            seed=i,
-            **features,
-        )
-        for i, (b, m, d, g, h, t, s, n_kv, layout, features) in enumerate(zip(*columns))
-    ]
-
-
-def label(s: Shape) -> str:
-    return f"k{s.k_bits}v{s.v_bits}-{s.dk}x{s.dv}-g{s.group}-t{s.tokens}x{s.streams}-kv{s.n_kv}"
-
-
-@pytest.mark.parametrize("shape", shapes(96), ids=label)
+@pytest.mark.parametrize("shape", deal(96, WIDTHS, METAS, [*FEATURES, *FOLLOW]), ids=label)
 def test_random_shapes(impl: str, shape: Shape) -> None:
     case = build(shape)
     got = case.run(impl, whole_rows=shape.seed % 2 == 1, n_threads=1 + shape.seed % 3)

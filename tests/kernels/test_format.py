@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracle import codes as bitstream
 from oracle import meta
-from oracle.side import LANES, META_F16, META_Q8, Side
+from oracle.side import LANES, META_F16, META_LOG8, META_Q8, Side
 
 from . import lib
 from .conftest import KNOWN
@@ -27,10 +27,10 @@ def test_the_generic_kernels_are_always_there() -> None:
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("rows", ROWS)
 def test_sizes(rows: int, bits: int) -> None:
-    side = Side(bits, META_Q8, rows)
-    assert lib.library().xq_api_strip_words(rows, bits) == side.strip_words
-    for m in (META_F16, META_Q8):
-        assert lib.library().xq_api_meta_bytes(rows, m) == Side(bits, m, rows).strip_meta
+    for m in (META_F16, META_Q8, META_LOG8):
+        side = Side(bits, m, rows)
+        assert lib.size("xq_api_strip_words", side) == side.strip_words
+        assert lib.size("xq_api_meta_bytes", side) == side.strip_meta
 
 
 @pytest.mark.parametrize("bits", BITS)

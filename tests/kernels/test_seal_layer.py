@@ -12,6 +12,7 @@ from oracle.table import Seal
 
 from . import lib
 from .case import Case, Shape
+from .shapes import label
 
 SHAPES = [
     Shape(dk=64, dv=64, heads=3, k_bits=2, v_bits=1),
@@ -24,10 +25,25 @@ SHAPES = [
 ]
 
 
+ROTATED = {"v_unbiased": True, "v_rotate": True}
+RANKED_SHAPES = [
+    Shape(dk=64, dv=64, heads=3, k_ranked=2.3, v_bits=2, data="spread", **ROTATED),
+    Shape(dk=80, dv=80, heads=2, k_ranked=4.5, v_bits=3, **ROTATED),
+    Shape(dk=96, dv=96, heads=2, k_ranked=1.0, v_bits=1, data="outlier", **ROTATED),
+    Shape(dk=256, dv=72, heads=1, k_ranked=3.0, v_bits=4, data="constant", **ROTATED),
+    Shape(dk=128, dv=32, heads=2, k_bits=2, v_bits=2, v_unbiased=True),
+    Shape(dk=40, dv=64, heads=2, k_ranked=8.0, v_bits=3, streams=2, first_stream=1),
+]
+WITH_LEADERS = [(shape, follow) for shape in SHAPES for follow in (False, True)]
+
+
 @pytest.mark.parametrize("threads", (1, 2, 4))
 @pytest.mark.parametrize("holes", (False, True))
-@pytest.mark.parametrize("follow", (False, True))
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.dk}x{s.dv}-{s.k_bits}{s.v_bits}")
+@pytest.mark.parametrize(
+    ("shape", "follow"),
+    [*WITH_LEADERS, *((shape, False) for shape in RANKED_SHAPES)],
+    ids=lambda x: label(x) if isinstance(x, Shape) else "follower" if x else "owner",
+)
 def test_tiles(impl: str, shape: Shape, follow: bool, holes: bool, threads: int) -> None:
     """The tiles in the list become what the oracle makes of them; no other byte changes."""
     case, store = sealing(replace(shape, holes=holes, follow=follow, layout="pages", n_kv=96))

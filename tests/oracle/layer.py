@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from . import tile
 from .attention import alibi_slope, attend
+from .rotate import rotate
 from .side import TILE, Side
 from .table import Table
 
@@ -57,7 +58,10 @@ class Logits:
 def attend_layer(
     store: Store, table: Table, q: NDArray[np.float32], mask: F16, logits: Logits
 ) -> F64:
-    """Output [token][head][dv] of queries [token][head][dk] under a mask [stream][token][n_kv]."""
+    """Output [token][head][dv] of queries [token][head][dk] under a mask [stream][token][n_kv].
+
+    Values may be stored rotated, in tiles and pages alike; the output never is.
+    """
     n_tokens, n_head = q.shape[:2]
     n_stream, per_stream, n_kv = mask.shape
     group = n_head // store.k_pages.shape[2]
@@ -88,7 +92,7 @@ def attend_layer(
                 alibi_slope(logits.max_bias, n_head, head),
                 -math.inf if logits.sinks is None else float(logits.sinks[head]),
             )
-    return out
+    return rotate(out, store.v.rot)
 
 
 def _remember(store: Store) -> Callable[[str, int, int, int], tuple[F64, F64]]:

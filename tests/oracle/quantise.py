@@ -1,13 +1,15 @@
-"""The quantiser: a group's values to codes, a scale and a zero point, in f32 steps."""
+"""The quantiser: a group's values to codes, a scale and a zero point, in f32 steps.
+
+``levels`` is the largest code, one for all rows or one a row.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .side import Side
-
 F32 = NDArray[np.float32]
+Levels = NDArray[np.integer]
 
 
 def group_range(x: F32, lanes: NDArray[np.bool_]) -> tuple[F32, F32]:
@@ -15,17 +17,30 @@ def group_range(x: F32, lanes: NDArray[np.bool_]) -> tuple[F32, F32]:
     return x[:, lanes].min(axis=1), x[:, lanes].max(axis=1)
 
 
-def relaxed(lo: F32, hi: F32, side: Side) -> tuple[F32, F32]:
+def relaxed(lo: F32, hi: F32, levels: int | Levels, eta: float | F32) -> tuple[F32, F32]:
     """Scale and zero point of groups with these ranges, end levels pulled in by eta."""
-    eta = np.float32(side.eta)
-    step = (hi - lo) / np.float32(side.levels)
+    eta = np.asarray(eta, np.float32)
+    step = (hi - lo) / np.asarray(levels, np.float32)
     return (np.float32(1) - np.float32(2) * eta) * step, lo + eta * (hi - lo)
 
 
-def encode(x: F32, lo: F32, hi: F32, side: Side) -> NDArray[np.int64]:
-    """Codes: round((x - lo) / step), half up; a group without range is all zeros."""
+def levels_per_unit(lo: F32, hi: F32, levels: int | Levels) -> F32:
+    """How many levels a unit is wide; none in a group without range."""
     span = hi - lo
-    inv = np.zeros_like(span)
-    np.divide(np.float32(side.levels), span, out=inv, where=span > 0)
-    steps = (x - lo[:, None]) * inv[:, None]
-    return np.clip(np.floor(steps + np.float32(0.5)).astype(np.int64), 0, side.levels)
+    per_unit = np.zeros_like(span)
+    return np.divide(np.asarray(levels, np.float32), span, out=per_unit, where=span > 0)
+
+
+def encode(x: F32, lo: F32, per_unit: F32, levels: int | Levels) -> NDArray[np.int64]:
+    """Codes: round((x - lo) / step), half up; a group without range is all zeros."""
+    steps = (x - lo[:, None]) * per_unit[:, None]
+    top = np.broadcast_to(levels, lo.shape)[:, None]
+    return np.clip(np.floor(steps + np.float32(0.5)).astype(np.int64), 0, top)
+
+
+def fold(x: F32) -> F32:
+    """Sum over the last axis by halves: the upper onto the lower until one is left."""
+    while x.shape[-1] > 1:
+        lower, upper = np.split(x, 2, axis=-1)
+        x = lower + upper
+    return x[..., 0]

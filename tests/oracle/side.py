@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 TILE = 32
 LANES = 32
-META_F16, META_Q8 = 0, 1
+META_F16, META_Q8, META_LOG8, META_RANKED = 0, 1, 2, 3
 FIT_MINMAX, FIT_LS = 0, 1
 
 
 @dataclass(frozen=True)
 class Side:
-    """How keys or values are stored. ``rows`` and ``strips`` are those of one head in one tile."""
+    """How keys or values are stored. ``rows`` and ``strips`` are those of one head in one tile.
+
+    A ranked side has no ``bits`` but ``words``: u32 words of a lane. ``rot`` is how
+    many channels are rotated together; ``eta2`` is for a ranked side's 2-bit rows.
+    """
 
     bits: int
     meta: int
@@ -21,6 +25,9 @@ class Side:
     lanes_last: int = LANES
     fit: int = FIT_MINMAX
     eta: float = 0.0
+    words: int = 0
+    rot: int = 0
+    eta2: float = 0.0
 
     @property
     def levels(self) -> int:
@@ -33,14 +40,36 @@ class Side:
         return [2, 1] if self.bits == 3 else [self.bits]
 
     @property
+    def fine(self) -> bool:
+        """A ranked side with 4 bits a row or more on average."""
+        return self.words * 32 >= self.rows * 4
+
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """Bits of a ranked side's classes."""
+        return (1, 2, 4, 8) if self.fine else (0, 1, 2, 4)
+
+    @property
+    def shared(self) -> int:
+        """Strips that have their metadata in common."""
+        return 2 if self.meta == META_LOG8 else 1
+
+    @property
     def strip_words(self) -> int:
         """u32 words of a strip: every lane rounds up to whole words in every plane."""
+        if self.meta == META_RANKED:
+            return self.words * LANES
         return sum(-(-self.rows * b // 32) * LANES for b in self.planes)
 
     @property
     def strip_meta(self) -> int:
-        """Bytes of scales and zero points of a strip."""
-        return self.rows * 4 if self.meta == META_F16 else 8 + self.rows * 2
+        """Bytes of scales and zero points of a strip, or of two that share them."""
+        return {
+            META_F16: self.rows * 4,
+            META_Q8: 8 + self.rows * 2,
+            META_LOG8: 4 + self.rows,
+            META_RANKED: 12 + self.rows * 14 // 8,  # 2 + 4 + 8 bits a row
+        }[self.meta]
 
     @property
     def head_words(self) -> int:
@@ -48,7 +77,7 @@ class Side:
 
     @property
     def head_meta(self) -> int:
-        return self.strips * self.strip_meta
+        return -(-self.strips // self.shared) * self.strip_meta
 
     def lanes(self, strip: int) -> int:
         """Lanes of a strip that hold channels."""
@@ -60,8 +89,19 @@ def key_side(dk: int, bits: int, meta: int, eta: float = 0.0, fit: int = FIT_MIN
     return Side(bits, meta, rows=dk, fit=fit, eta=eta)
 
 
+def ranked_side(dk: int, words: int, eta: float = 0.0, eta2: float = 0.0) -> Side:
+    """Keys of several widths."""
+    return Side(0, META_RANKED, rows=dk, words=words, eta=eta, eta2=eta2)
+
+
 def value_side(dv: int, bits: int, meta: int, eta: float = 0.0, fit: int = FIT_MINMAX) -> Side:
     """Values: a strip per 32 channels, a row per token, a lane per channel."""
     strips = -(-dv // LANES)
     last = dv - (strips - 1) * LANES
     return Side(bits, meta, rows=TILE, strips=strips, lanes_last=last, fit=fit, eta=eta)
+
+
+def unbiased_side(dv: int, bits: int, rot: int = 0) -> Side:
+    """Symmetric values, two strips to a scale."""
+    plain = value_side(dv, bits, META_LOG8)
+    return Side(bits, META_LOG8, TILE, plain.strips, plain.lanes_last, rot=rot)

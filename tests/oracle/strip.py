@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import codes as bitstream
-from . import follow, meta, quantise
-from .side import FIT_LS, LANES, Side
+from . import follow, meta, quantise, ranked
+from .side import FIT_LS, LANES, META_RANKED, Side
 
 F32 = NDArray[np.float32]
 Words = NDArray[np.uint32]
@@ -28,12 +28,15 @@ def seal(
     """
     rows = np.ones(side.rows, bool) if row_ok is None else row_ok
     lanes = np.ones(LANES, bool) if lanes is None else lanes
+    if side.meta == META_RANKED:
+        return ranked.seal(x, side, lanes)
     scale, zero = np.zeros((2, side.rows), np.float32)
     code = np.zeros((side.rows, LANES), np.int64)
     if lanes.any() and rows.any():
         lo, hi = quantise.group_range(x[rows], lanes)
-        scale[rows], zero[rows] = quantise.relaxed(lo, hi, side)
-        code[np.ix_(rows, lanes)] = quantise.encode(x[rows][:, lanes], lo, hi, side)
+        scale[rows], zero[rows] = quantise.relaxed(lo, hi, side.levels, side.eta)
+        per_unit = quantise.levels_per_unit(lo, hi, side.levels)
+        code[np.ix_(rows, lanes)] = quantise.encode(x[rows][:, lanes], lo, per_unit, side.levels)
         if leader is not None and side.fit == FIT_LS:
             theirs = bitstream.unpack(leader, side)[np.ix_(rows, lanes)]
             scale[rows], zero[rows] = follow.least_squares(x[rows][:, lanes], theirs)
@@ -43,6 +46,8 @@ def seal(
 
 def unpack(words: Words, data: Bytes, side: Side) -> F32:
     """Values [rows][32]."""
+    if side.meta == META_RANKED:
+        return ranked.unpack(words, data, side)
     scale, zero = meta.read(data, side)
     code = bitstream.unpack(words, side).astype(np.float32)
     return zero[:, None] + scale[:, None] * code

@@ -13,13 +13,15 @@ from xquant_gguf.errors import ConfigError
 from xquant_gguf.gguf_header import ModelInfo
 from xquant_gguf.stock import STOCK, StockKV
 
+UNIFORM = XQuantConfig(k_alloc="uniform", v_fit="minmax")
 SMOL = ModelInfo("smol.gguf", 1, "llama", 30, 8192, (3,) * 30, 64, 64, plain=True)
 
 
 def test_default_text_names_every_setting() -> None:
     assert XQuantConfig().to_text() == (
-        "k_bits=2,v_bits=2,k_1bit_from=-1,v_1bit_from=-1,k_share_from=-1,v_share_from=-1,"
-        "window=128,sink=4,k_eta1=0.166666667,k_eta2=0.045,k_eta3=0,k_eta4=0,"
+        "k_bits=2,v_bits=2,k_layers=-1,v_layers=-1,k_alloc=range,v_fit=unbiased,v_rot=hadamard,"
+        "k_1bit_from=-1,v_1bit_from=-1,k_share_from=-1,v_share_from=-1,"
+        "window=128,sink=4,k_eta1=0.28,k_eta2=0.045,k_eta3=0,k_eta4=0,"
         "v_eta1=0.166666667,v_eta2=0.045,v_eta3=0,v_eta4=0,k_meta=q8,v_meta=q8,"
         "follower=minmax,max_ubatch=256"
     )
@@ -27,7 +29,7 @@ def test_default_text_names_every_setting() -> None:
 
 @pytest.mark.parametrize("value, text", [(0.5, "0.5"), (0.0, "0.0"), (1e-7, "0.0000001"), (4, "4")])
 def test_a_fraction_is_written_with_a_dot_and_no_exponent(value: float, text: str) -> None:
-    written = XQuantConfig(k_share_from=value).to_text().split("k_share_from=")[1].split(",")[0]
+    written = UNIFORM.replace(k_share_from=value).to_text().split("k_share_from=")[1].split(",")[0]
     assert ("." in written) == ("." in text)
     assert "e" not in written
     assert float(written) == pytest.approx(float(text))
@@ -36,14 +38,16 @@ def test_a_fraction_is_written_with_a_dot_and_no_exponent(value: float, text: st
 @pytest.mark.parametrize(
     "setting, value",
     [
-        ("k_bits", 0), ("k_bits", 5), ("v_bits", 2.0), ("v_bits", True), ("k_bits", "2"),
+        ("k_bits", 0), ("k_bits", 8.5), ("k_bits", float("nan")), ("k_bits", "2"),
+        ("v_bits", 2.0), ("v_bits", 5), ("v_bits", True),
         ("k_share_from", 3), ("v_share_from", 15), ("k_share_from", -1), ("v_share_from", 1.0),
         ("v_share_from", -0.1), ("k_share_from", float("nan")), ("k_1bit_from", -2),
         ("v_1bit_from", "half"), ("k_1bit_from", True),
         ("k_eta1", -0.01), ("k_eta2", 0.51), ("v_eta3", float("nan")), ("v_eta4", "0.1"),
         ("window", 0), ("window", 100), ("window", -32), ("window", 64.0),
         ("max_ubatch", 16), ("max_ubatch", 33), ("sink", -1), ("sink", 1.5),
-        ("k_meta", "f32"), ("v_meta", None), ("follower", "mean"),
+        ("k_meta", "f32"), ("v_meta", None), ("follower", "mean"), ("k_alloc", "best"),
+        ("v_fit", "ls"), ("v_rot", True), ("k_layers", ""), ("v_layers", 2),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_with_its_name_value_and_remedy(setting: str, value: object) -> None:
@@ -58,15 +62,31 @@ def test_a_bad_value_is_refused_with_its_name_value_and_remedy(setting: str, val
 @pytest.mark.parametrize(
     "settings",
     [
-        {"k_bits": 1, "v_bits": 4}, {"k_share_from": 0, "v_share_from": 16}, {"v_1bit_from": 15},
-        {"k_share_from": 0.99}, {"k_eta1": 0.5, "v_eta2": 0}, {"window": 32, "max_ubatch": 32},
+        {"k_bits": 1, "v_bits": 4}, {"k_bits": 0.5}, {"k_bits": 8}, {"k_layers": "2/1.5/4.5"},
+        {"k_share_from": 0, "v_share_from": 16}, {"v_1bit_from": 15}, {"k_share_from": 0.99},
+        {"k_eta1": 0.5, "v_eta2": 0}, {"window": 32, "max_ubatch": 32},
         {"sink": 0}, {"k_meta": "f16", "follower": "ls"},
     ],
 )  # fmt: skip
 def test_the_limits_themselves_are_allowed(settings: dict[str, object]) -> None:
-    config = XQuantConfig(**settings)  # type: ignore[arg-type]
+    shares = any("share" in name for name in settings)
+    config = UNIFORM.replace(**settings) if shares else XQuantConfig(**settings)  # type: ignore[arg-type]
     for name, value in settings.items():
         assert getattr(config, name) == value
+
+
+@pytest.mark.parametrize(
+    "settings, named",
+    [
+        ({"k_share_from": 0}, "k_alloc='uniform'"), ({"k_1bit_from": 3}, "k_alloc='uniform'"),
+        ({"v_share_from": 0.5}, "v_fit='minmax'"), ({"k_alloc": "uniform", "k_bits": 1.5}, "use 2"),
+        ({"k_alloc": "uniform", "k_layers": "2/2.5"}, "use 2"), ({"v_layers": "1/x"}, "correct"),
+    ],
+)  # fmt: skip
+def test_settings_that_exclude_each_other(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        XQuantConfig(**settings)  # type: ignore[arg-type]
+    assert named in caught.value.remedy
 
 
 def test_a_config_cannot_be_changed_and_replace_makes_another() -> None:
@@ -82,7 +102,9 @@ def test_a_config_cannot_be_changed_and_replace_makes_another() -> None:
 
 
 def test_presets_hold_what_the_paper_and_the_readme_say() -> None:
-    kivi, asym, xquant = (PRESETS[name] for name in ("kivi2", "asymkv1.5", "xquant"))
+    names = ("kivi2", "asymkv1.5", "xquant-paper", "xquant")
+    kivi, asym, paper, xquant = (PRESETS[name] for name in names)
+    assert isinstance(paper, XQuantConfig)
     assert isinstance(kivi, XQuantConfig)
     assert isinstance(asym, XQuantConfig)
     assert isinstance(xquant, XQuantConfig)
@@ -93,14 +115,22 @@ def test_presets_hold_what_the_paper_and_the_readme_say() -> None:
         assert etas == [0.0] * 8
         assert (plain.k_share_from, plain.v_share_from, plain.sink) == (None, None, 0)
     assert (kivi.k_bits, kivi.v_bits, asym.k_bits, asym.v_bits) == (2, 2, 2, 1)
-    assert (xquant.v_eta1, xquant.k_eta2, xquant.v_share_from) == (1 / 6, 0.045, 0.5)
+    for of in (xquant, paper):
+        assert (of.v_eta1, of.k_eta2, of.v_share_from) == (1 / 6, 0.045, 0.5)
+        assert (of.k_alloc, of.v_fit, of.v_rot) == ("uniform", "minmax", "none")
+    assert (paper.sink, paper.follower) == (0, "minmax")
+    assert paper.replace(sink=4, follower="ls") == xquant
     with pytest.raises(TypeError):
         PRESETS["mine"] = XQuantConfig()  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
-    "name, bits", [("kivi2", 2), ("asymkv1.5", 1.5), ("xquant", 1 + 11 / 30), ("balanced", 2)]
-)
+    "name, bits",
+    [
+        ("kivi2", 2), ("asymkv1.5", 1.5), ("xquant", 1 + 11 / 30), ("xquant-paper", 1 + 11 / 30),
+        ("lossless", 4.25), ("quality", 2.5), ("balanced", 2), ("small", 1.5), ("tiny", 1.25),
+    ],
+)  # fmt: skip
 def test_code_bits_of_presets(name: str, bits: float) -> None:
     config = PRESETS[name]
     assert isinstance(config, XQuantConfig)
@@ -125,7 +155,7 @@ def test_flags_replace_single_settings_of_a_preset() -> None:
     assert resolve_kv(own) is own
     assert resolve_kv(own, sink=0) == XQuantConfig(window=64, sink=0)
     with pytest.raises(ConfigError, match="even"):
-        resolve_kv("balanced", k_share_from=7)
+        resolve_kv("xquant", k_share_from=7)
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8_0", STOCK["q4_0"]])

@@ -82,7 +82,9 @@ def test_presets_cost_what_they_promise(
 
 
 def test_flags_reach_the_cache_and_do_not_leak(load: Callable[..., Any]) -> None:
-    config = PRESETS["balanced"].replace(k_bits=3, k_share_from=0.5, v_1bit_from=28)  # type: ignore[union-attr]
+    config = XQuantConfig(
+        k_bits=3, k_alloc="uniform", k_share_from=0.5, v_1bit_from=28, v_fit="minmax"
+    )
     layers = load(config).kv_cache.layers
     assert [layer["k_bits"] for layer in layers] == [3] * 30
     assert [layer["v_bits"] for layer in layers] == [2] * 28 + [1] * 2

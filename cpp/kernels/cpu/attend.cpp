@@ -11,8 +11,8 @@
 namespace {
 
 constexpr int   BLOCK_ROWS = 64;    // query rows (tokens x heads of a KV head) that visit a tile together
-constexpr float MAX_SHARE  = 64.0f; // a channel's share of a logit above which mac's 15 bits are too coarse
 constexpr float NEG_INF    = -std::numeric_limits<float>::infinity();
+constexpr uint16_t F16_NEG_INF = 0xFC00;
 
 int block_tokens(int n_head, int n_head_kv) { return std::max(1, BLOCK_ROWS / (n_head / n_head_kv)); }
 
@@ -53,11 +53,12 @@ void normalise(float * o, float top, float sum, float sink, float * out, int dv)
     }
 }
 
+constexpr int CHUNK = XQ_CHUNK_TILES*XQ_TILE; // cells of a chunk
+
 // Per-thread scratch, carved from one allocation that lives as long as the thread.
 struct scratch {
     float * q;      // [rows][dk padded to 32]
-    float * m;      // [rows][dk padded]  multipliers: query or weight times scale
-    float * s;      // [rows][32]
+    float * s;      // [rows][CHUNK]  logits of the chunk at hand, then weights
     float * o;      // [rows][dv padded to 32]  output of the chunk at hand, not yet divided by its sum
     float * top;    // [rows]  its largest logit
     float * sum;    // [rows]  its sum of weights
@@ -65,22 +66,20 @@ struct scratch {
     float * all_top;
     float * all_sum;
     float * k;      // [dk][32]  one tile's keys in f32
-    float * mask;   // [tokens][32], where masked
-    float * masked; // [tokens]  0: the token sees the whole tile
     int dk_pad, dv_pad, rows;
 
     static size_t floats(int rows, int dk_pad, int dv_pad) {
-        return (size_t) rows*(2*dk_pad + XQ_LANES + 2*dv_pad + 5 + XQ_LANES) + (size_t) dk_pad*XQ_LANES;
+        return (size_t) rows*(dk_pad + CHUNK + 2*dv_pad + 4) + (size_t) dk_pad*XQ_LANES;
     }
     scratch(int rows, int dk, int dv) : dk_pad((dk + 31) & ~31), dv_pad((dv + 31) & ~31), rows(rows) {
         static thread_local std::vector<float> memory;
         memory.resize(std::max(memory.size(), floats(rows, dk_pad, dv_pad)));
         float * p = memory.data();
         auto take = [&p](size_t n) { float * r = p; p += n; return r; };
-        q = take((size_t) rows*dk_pad); m = take((size_t) rows*dk_pad); s = take((size_t) rows*XQ_LANES);
+        q = take((size_t) rows*dk_pad); s = take((size_t) rows*CHUNK);
         o = take((size_t) rows*dv_pad); top = take(rows); sum = take(rows);
         all = take((size_t) rows*dv_pad); all_top = take(rows); all_sum = take(rows);
-        k = take((size_t) dk_pad*XQ_LANES); mask = take((size_t) rows*XQ_LANES); masked = take(rows);
+        k = take((size_t) dk_pad*XQ_LANES);
     }
 };
 
@@ -112,14 +111,21 @@ public:
         std::memset(w.all, 0, sizeof(float)*tokens*group*w.dv_pad);
     }
 
+    // Scores of the chunk's tiles, softmax over all of them, then values.
     void run(int chunk) {
-        const int rows = tokens*group;
-        std::fill(w.top, w.top + rows, NEG_INF);
-        std::fill(w.sum, w.sum + rows, 0.0f);
+        const int rows = tokens*group, first = chunk*XQ_CHUNK_TILES;
+        const int n = std::min(XQ_CHUNK_TILES, std::min(n_tiles, (a.n_kv + XQ_TILE - 1)/XQ_TILE) - first);
+        for (int i = 0; i < n; ++i) {
+            each_run(first + i, [&](int form, int page, int t0, int t1) { score(form, first + i, page, t0*group, (t1 - t0)*group, i); });
+            keys_in_scratch = NONE;
+        }
+        for (int r = 0; r < rows; ++r) {
+            to_logits(r, first, n);
+            w.top[r] = kern.softmax(w.s + (size_t) r*CHUNK, n*XQ_TILE, w.sum + r);
+        }
         std::memset(w.o, 0, sizeof(float)*rows*w.dv_pad);
-        const int tile1 = std::min((chunk + 1)*XQ_CHUNK_TILES, std::min(n_tiles, (a.n_kv + XQ_TILE - 1)/XQ_TILE));
-        for (int tile = chunk*XQ_CHUNK_TILES; tile < tile1; ++tile) {
-            visit(tile);
+        for (int i = 0; i < n; ++i) {
+            each_run(first + i, [&](int form, int page, int t0, int t1) { add_values(form, first + i, page, t0*group, (t1 - t0)*group, i); });
         }
     }
 
@@ -141,157 +147,120 @@ public:
     void write_result() const {
         for (int r = 0; r < tokens*group; ++r) {
             const float sink = a.sinks ? a.sinks[head_kv*group + r%group] : NEG_INF;
-            normalise(w.all + (size_t) r*w.dv_pad, w.all_top[r], w.all_sum[r], sink, a.out + row_at(r)*L.dv, L.dv);
+            float * out = a.out + row_at(r)*L.dv;
+            normalise(w.all + (size_t) r*w.dv_pad, w.all_top[r], w.all_sum[r], sink, out, L.dv);
+            if (L.v.rot) {
+                kern.rotate(out, L.dv, L.v.rot);
+            }
         }
     }
 
 private:
     size_t row_at(int r) const { return (size_t) (token0 + r/group)*a.n_head + head_kv*group + r%group; }
 
-    // Load the tile's mask; false if no token of the block sees it. Most tiles are wholly visible: those are only
-    // noted, and softmax leaves their scores alone.
-    bool load_mask(int tile) {
-        static const uint16_t visible[XQ_TILE] = {0};
-        const int n = std::min(XQ_TILE, a.n_kv - tile*XQ_TILE);
-        bool any = false;
-        for (int t = 0; t < tokens; ++t) {
-            const uint16_t * src = mask + t*a.mask_token + (size_t) tile*XQ_TILE;
-            const bool whole = n == XQ_TILE && std::memcmp(src, visible, sizeof(visible)) == 0;
-            w.masked[t] = whole ? 0.0f : 1.0f;
-            if (whole) {
-                any = true;
-                continue;
-            }
-            float * dst = w.mask + t*XQ_LANES;
-            for (int l = 0; l < XQ_TILE; ++l) {
-                const uint16_t h = l < n ? src[l] : (uint16_t) 0xFC00; // -inf
-                dst[l] = h == 0 ? 0.0f : (h == 0xFC00 ? NEG_INF : ggml_fp16_to_fp32(h));
-                any = any || h != 0xFC00;
-            }
-        }
-        return any;
-    }
-
-    // Tokens that read the tile in the same form are neighbours (positions ascend), so handle runs of them.
-    void visit(int tile) {
+    // Tokens that read a tile in the same form are neighbours (positions ascend): call f(form, page, t0, t1) for runs
+    // of them. A tile that no token of the block may see counts as not there.
+    template <class F> void each_run(int tile, F f) {
         const int page = tiles[tile*XQ_TILE_INTS], from = tiles[tile*XQ_TILE_INTS + 1];
-        if ((page < 0 && from == XQ_NOT_SEALED) || !load_mask(tile)) {
-            return;
-        }
-        keys_in_scratch = NONE;
+        const bool there = (page >= 0 || from != XQ_NOT_SEALED) && visible(tile);
         for (int t0 = 0; t0 < tokens;) {
-            const int form = xq_tile_read(page, from, qpos[t0]);
+            const int form = there ? xq_tile_read(page, from, qpos[t0]) : XQ_READ_NONE;
             int t1 = t0 + 1;
-            while (t1 < tokens && xq_tile_read(page, from, qpos[t1]) == form) {
+            while (t1 < tokens && (!there || xq_tile_read(page, from, qpos[t1]) == form)) {
                 ++t1;
             }
-            form == XQ_READ_CODES ? codes_run(tile, t0, t1) : page_run(page, t0, t1);
+            f(form, page, t0, t1);
             t0 = t1;
         }
     }
 
-    void codes_run(int tile, int t0, int t1) {
-        const int r0 = t0*group, n = (t1 - t0)*group;
-        float * s = w.s + (size_t) r0*XQ_LANES;
-        packed_scores(tile, r0, n, s);
-        softmax(t0, t1);
-        for (int g = 0; g < L.v.strips; ++g) {
-            packed_values(tile, g, r0, n, s);
+    int cells(int tile) const { return std::min(XQ_TILE, a.n_kv - tile*XQ_TILE); }
+
+    bool visible(int tile) const {
+        const int n = cells(tile);
+        for (int t = 0; t < tokens; ++t) {
+            const uint16_t * m = mask + t*a.mask_token + (size_t) tile*XQ_TILE;
+            for (int l = 0; l < n; ++l) {
+                if (m[l] != F16_NEG_INF) {
+                    return true;
+                }
+            }
         }
+        return false;
     }
 
-    void page_run(int page, int t0, int t1) {
-        const int r0 = t0*group, n = (t1 - t0)*group;
-        float * s = w.s + (size_t) r0*XQ_LANES;
-        if (keys_in_scratch != PAGE) {
+    void score(int form, int tile, int page, int r0, int n, int at) {
+        float * s = w.s + (size_t) r0*CHUNK + at*XQ_TILE;
+        const float * q = w.q + (size_t) r0*w.dk_pad;
+        if (form == XQ_READ_CODES) {
+            const uint32_t * codes = L.k_tile(page_stream, tile, head_kv);
+            const uint8_t  * meta  = L.k_tile_meta(page_stream, tile, head_kv);
+            for (int j = 0; j < n; j += XQ_MOST_ROWS) {
+                const int some = std::min(XQ_MOST_ROWS, n - j);
+                uint64_t coarse = kern.key_scores(L.k, codes, meta, q + (size_t) j*w.dk_pad, w.dk_pad, some, s + (size_t) j*CHUNK, CHUNK);
+                for (int r = j; coarse; ++r, coarse >>= 1) {
+                    if (coarse & 1) {
+                        exact_score(codes, meta, q + (size_t) r*w.dk_pad, s + (size_t) r*CHUNK);
+                    }
+                }
+            }
+            return;
+        }
+        if (form == XQ_READ_PAGE && keys_in_scratch != PAGE) {
             kern.transpose_f16(L.k_page(page_stream, page, head_kv), L.k_row, L.dk, w.k);
             keys_in_scratch = PAGE;
         }
-        std::memset(s, 0, sizeof(float)*n*XQ_LANES);
-        kern.gemm32(w.q + (size_t) r0*w.dk_pad, w.dk_pad, n, w.k, L.dk, s, XQ_LANES);
-        softmax(t0, t1);
-        const uint16_t * values = L.v_page(page_stream, page, head_kv);
-        for (int g = 0; g < L.v.strips; ++g) {
-            kern.gemm32_f16(s, XQ_LANES, n, values + g*XQ_LANES, L.v_row, XQ_TILE, strip_lanes(L.v, g),
-                            w.o + (size_t) r0*w.dv_pad + g*XQ_LANES, w.dv_pad);
-        }
-    }
-
-    // s[lane] = sum_i (q_i scale_i) code_i[lane]  +  sum_i q_i zero_i
-    void packed_scores(int tile, int r0, int n, float * s) {
-        alignas(32) float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
-        const uint32_t * codes = L.k_tile(page_stream, tile, head_kv);
-        const uint8_t  * meta  = L.k_tile_meta(page_stream, tile, head_kv);
-        kern.read_meta(L.k, meta, scale, zero);
         for (int r = 0; r < n; ++r) {
-            float * m = w.m + (size_t) r*w.dk_pad;
-            float top;
-            const float offset = kern.scale_row(w.q + (size_t) (r0 + r)*w.dk_pad, scale, zero, L.dk, m, &top);
-            std::fill(s + r*XQ_LANES, s + (r + 1)*XQ_LANES, offset);
-            if (top*(float) xq_code_max(L.k.bits) > MAX_SHARE) {
-                exact_scores(codes, meta, r0 + r, s + r*XQ_LANES);
-                std::fill(m, m + L.dk, 0.0f); // nothing left for mac
-            }
+            std::fill(s + (size_t) r*CHUNK, s + (size_t) r*CHUNK + XQ_TILE, form == XQ_READ_NONE ? NEG_INF : 0.0f);
         }
-        kern.mac(L.k.bits, L.dk, codes, w.m, w.dk_pad, n, s, XQ_LANES);
+        if (form == XQ_READ_PAGE) {
+            kern.gemm32(q, w.dk_pad, n, w.k, L.dk, s, CHUNK);
+        }
     }
 
-    void exact_scores(const uint32_t * codes, const uint8_t * meta, int row, float * s) {
+    // A row for which key_scores' integers are too coarse.
+    void exact_score(const uint32_t * codes, const uint8_t * meta, const float * q, float * s) {
         if (keys_in_scratch != CODES) {
             kern.unpack_strip(L.k, codes, meta, w.k);
             keys_in_scratch = CODES;
         }
-        std::memset(s, 0, sizeof(float)*XQ_LANES);
-        kern.gemm32(w.q + (size_t) row*w.dk_pad, w.dk_pad, 1, w.k, L.dk, s, XQ_LANES);
+        std::memset(s, 0, sizeof(float)*XQ_TILE);
+        kern.gemm32(q, w.dk_pad, 1, w.k, L.dk, s, CHUNK);
     }
 
-    // o[lane] += sum_t (p_t scale_t) code_t[lane]  +  sum_t p_t zero_t
-    void packed_values(int tile, int g, int r0, int n, const float * p) {
-        alignas(32) float scale[XQ_TILE], zero[XQ_TILE];
-        kern.read_meta(L.v, v_meta(tile, g), scale, zero);
-        float * out = w.o + (size_t) r0*w.dv_pad + g*XQ_LANES;
-        for (int r = 0; r < n; ++r) {
-            float top;
-            const float offset = kern.scale_row(p + r*XQ_LANES, scale, zero, XQ_TILE, w.m + (size_t) r*XQ_TILE, &top);
-            float * o = out + (size_t) r*w.dv_pad;
-            for (int l = 0; l < XQ_LANES; ++l) {
-                o[l] += offset;
+    // Softcap and mask over a row's chunk. Most of a long context is wholly visible: one comparison tells.
+    void to_logits(int r, int first, int n) {
+        static const uint16_t zeros[CHUNK] = {0};
+        float * s = w.s + (size_t) r*CHUNK;
+        if (a.softcap != 0.0f) {
+            for (int l = 0; l < n*XQ_TILE; ++l) {
+                s[l] = s[l] > NEG_INF ? a.softcap*std::tanh(s[l]) : s[l];
             }
         }
-        kern.mac(L.v.bits, XQ_TILE, v_codes(tile, g), w.m, XQ_TILE, n, out, w.dv_pad);
-    }
-
-    // Scores to weights; the output so far decays where the maximum rose.
-    void softmax(int t0, int t1) {
-        for (int r = t0*group; r < t1*group; ++r) {
-            float * s = w.s + (size_t) r*XQ_LANES;
-            const float * mk = w.mask + (r/group)*XQ_LANES;
-            if (a.softcap != 0.0f) {
-                for (int l = 0; l < XQ_TILE; ++l) {
-                    s[l] = a.softcap*std::tanh(s[l]);
-                }
-            }
-            if (w.masked[r/group] != 0.0f) {
-                const float slope = alibi_slope(a.max_bias, a.n_head, head_kv*group + r%group);
-                for (int l = 0; l < XQ_TILE; ++l) {
-                    s[l] = mk[l] == NEG_INF ? NEG_INF : s[l] + slope*mk[l];
-                }
-            }
-            const float decay = kern.softmax_tile(s, w.top[r], w.sum[r]);
-            if (decay != 1.0f) {
-                float * o = w.o + (size_t) r*w.dv_pad;
-                for (int i = 0; i < w.dv_pad; ++i) {
-                    o[i] *= decay;
+        const uint16_t * m = mask + (r/group)*a.mask_token + (size_t) first*XQ_TILE;
+        const int there = std::min(n*XQ_TILE, a.n_kv - first*XQ_TILE);
+        if (std::memcmp(m, zeros, sizeof(uint16_t)*there) != 0) {
+            const float slope = alibi_slope(a.max_bias, a.n_head, head_kv*group + r%group);
+            for (int l = 0; l < there; ++l) {
+                if (m[l] != 0) {
+                    s[l] = m[l] == F16_NEG_INF ? NEG_INF : s[l] + slope*ggml_fp16_to_fp32(m[l]);
                 }
             }
         }
+        std::fill(s + there, s + n*XQ_TILE, NEG_INF);
     }
 
-    const uint32_t * v_codes(int tile, int g) const {
-        return L.v_tile(page_stream, tile, head_kv) + (size_t) g*xq_strip_words(L.v.rows, L.v.bits);
-    }
-    const uint8_t * v_meta(int tile, int g) const {
-        return L.v_tile_meta(page_stream, tile, head_kv) + (size_t) g*xq_meta_bytes(L.v.rows, L.v.meta);
+    void add_values(int form, int tile, int page, int r0, int n, int at) {
+        const float * p = w.s + (size_t) r0*CHUNK + at*XQ_TILE;
+        float * o = w.o + (size_t) r0*w.dv_pad;
+        if (form == XQ_READ_CODES) {
+            kern.add_values(L.v, L.v_tile(page_stream, tile, head_kv), L.v_tile_meta(page_stream, tile, head_kv), p, CHUNK, n, o, w.dv_pad);
+        } else if (form == XQ_READ_PAGE) {
+            const uint16_t * values = L.v_page(page_stream, page, head_kv);
+            for (int g = 0; g < L.v.strips; ++g) {
+                kern.gemm32_f16(p, CHUNK, n, values + g*XQ_LANES, L.v_row, XQ_TILE, strip_lanes(L.v, g), o + g*XQ_LANES, w.dv_pad);
+            }
+        }
     }
 
     const xq_cpu_kernels & kern;
@@ -346,8 +315,8 @@ void xq_attend(const xq_cpu_kernels & kern, const xq_attend_args & a, int ith, i
     }
 }
 
-void xq_combine(const float * in, float * out, const float * sinks, int dv, int n_head, int n_tokens, int n_parts,
-                int ith, int nth) {
+void xq_combine(const xq_cpu_kernels & kern, const float * in, float * out, const float * sinks, int dv, int rot, int n_head,
+                int n_tokens, int n_parts, int ith, int nth) {
     const int rows = n_tokens*n_head;
     const size_t plane = (size_t) rows*(dv + 2);
     for (int r = ith; r < rows; r += nth) {
@@ -359,5 +328,8 @@ void xq_combine(const float * in, float * out, const float * sinks, int dv, int 
             fold(o, top, sum, p, p[dv], p[dv + 1], dv);
         }
         normalise(o, top, sum, sinks ? sinks[r % n_head] : NEG_INF, o, dv);
+        if (rot) {
+            kern.rotate(o, dv, rot);
+        }
     }
 }

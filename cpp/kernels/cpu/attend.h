@@ -60,7 +60,8 @@ struct xq_attend_args {
     int n_head, n_tokens, n_stream, n_kv;
     float scale, softcap, max_bias;
 
-    float * out;                  // n_parts == 1: [token][head][dv]; else [part][token][head][dv + 2]
+    // n_parts == 1: [token][head][dv], rotated back; else [part][token][head][dv + 2], as values are stored
+    float * out;
     int n_parts;
 };
 
@@ -75,9 +76,10 @@ int xq_attend_parts(int n_tokens, int n_stream, int n_head_kv, int n_head, int n
 // logit and their weight) for xq_combine.
 void xq_attend(const xq_cpu_kernels & kern, const xq_attend_args & args, int ith, int nth);
 
-// Fold n_parts partial results of every token and head: in [part][token][head][dv + 2], out [token][head][dv].
-void xq_combine(const float * in, float * out, const float * sinks, int dv, int n_head, int n_tokens, int n_parts,
-                int ith, int nth);
+// Fold n_parts partial results of every token and head: in [part][token][head][dv + 2], out [token][head][dv],
+// rotated back in blocks of rot (0: not).
+void xq_combine(const xq_cpu_kernels & kern, const float * in, float * out, const float * sinks, int dv, int rot, int n_head,
+                int n_tokens, int n_parts, int ith, int nth);
 
 // Seal every entry of the table's list: pages to codes and metadata.
 void xq_seal_tiles(const xq_cpu_kernels & kern, const xq_layer_view & layer, const int32_t * table, int ith, int nth);

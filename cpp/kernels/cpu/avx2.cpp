@@ -4,12 +4,15 @@
 // holds one lane's rows; (word >> k) & mask leaves four of them in its bytes, which maddubs multiplies by four
 // broadcast int8 multipliers. hi and lo share the unpacked codes, so 15 bits cost half as much again as 8:
 // per 128 2-bit codes 1 load, 3 shifts, 4 ands, 8 maddubs, 8 adds (0.19 instructions a code).
-#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/by_mac.h"
 
+#include "format/xq_ranked.h"
+#include "format/xq_unbiased.h"
 #include "reference/reference.h"
 
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -71,9 +74,62 @@ __m256 exp8(__m256 x) {
 
 // ---- scale and zero planes ---------------------------------------------------------------------------------
 
+// xq_log_value of eight codes: bits (lowest + (u-1)*step) << 16, 0 where u is 0.
+__m256 log_values(__m256i u, __m256i lowest, __m256i step) {
+    const __m256i one  = _mm256_set1_epi32(1);
+    const __m256i bits = _mm256_add_epi32(lowest, _mm256_mullo_epi32(_mm256_sub_epi32(u, one), step));
+    return _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_cmpgt_epi32(one, u), _mm256_slli_epi32(bits, 16)));
+}
+
+// Eight bits to eight masks.
+__m256i spread(int bits) {
+    const __m256i at = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), at), at);
+}
+
+void read_ranked(const xq_side & side, const uint8_t * meta, float * scale, float * zero) {
+    const int rows = side.rows, fine = xq_fine(side);
+    const __m256i lowest = _mm256_set1_epi32(load_u16(meta)), step = _mm256_set1_epi32(load_u16(meta + 2));
+    const __m256 grid_lo  [2] = {_mm256_set1_ps(from_f16(load_u16(meta + 4))), _mm256_set1_ps(from_f16(load_u16(meta + 8)))};
+    const __m256 grid_step[2] = {_mm256_set1_ps(from_f16(load_u16(meta + 6))), _mm256_set1_ps(from_f16(load_u16(meta + 10)))};
+    const uint8_t * low = meta + XQ_RANKED_HEAD, * high = low + rows/8;
+    const uint8_t * scales = meta + xq_ranked_scale_at(rows), * mids = meta + xq_ranked_mid_at(rows);
+    __m256 half[XQ_CLASSES]; // half the levels of a class
+    for (int c = 0; c < XQ_CLASSES; ++c) {
+        half[c] = _mm256_set1_ps(0.5f * (float) xq_code_max(xq_class_bits(c, fine)));
+    }
+    for (int i = 0; i < rows; i += 8) {
+        int four;
+        std::memcpy(&four, scales + i/2, 4);
+        const __m256i u = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(four), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28)),
+                                           _mm256_set1_epi32(15));
+        const __m256 s = log_values(u, lowest, step);
+        const __m256 l = _mm256_castsi256_ps(spread(low[i/8])), h = _mm256_castsi256_ps(spread(high[i/8]));
+        const __m256 wide = fine ? h : _mm256_and_ps(l, h); // rows of 4 bits and more
+        const __m256 mid = _mm256_add_ps(_mm256_blendv_ps(grid_lo[0], grid_lo[1], wide),
+                                         _mm256_mul_ps(_mm256_blendv_ps(grid_step[0], grid_step[1], wide), load8_u8(mids + i)));
+        const __m256 span = _mm256_blendv_ps(_mm256_blendv_ps(half[0], half[1], l), _mm256_blendv_ps(half[2], half[3], l), h);
+        _mm256_storeu_ps(scale + i, s);
+        _mm256_storeu_ps(zero  + i, _mm256_sub_ps(mid, _mm256_mul_ps(s, span)));
+    }
+}
+
 void read_meta(const xq_side & side, const uint8_t * meta, float * scale, float * zero) {
     if (side.rows % 8 != 0) {
         return xq_ref_read_meta(side, meta, scale, zero);
+    }
+    if (side.meta == XQ_META_RANKED) {
+        return read_ranked(side, meta, scale, zero);
+    }
+    if (side.meta == XQ_META_LOG8) {
+        const __m256i lowest = _mm256_set1_epi32(load_u16(meta)), step = _mm256_set1_epi32(load_u16(meta + 2));
+        const __m256  minus_half = _mm256_set1_ps(-xq_half_levels(side.bits));
+        for (int i = 0; i < side.rows; i += 8) {
+            const __m256 s = log_values(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) (meta + XQ_LOG_HEAD + i))), lowest, step);
+            _mm256_storeu_ps(scale + i, s);
+            _mm256_storeu_ps(zero  + i, _mm256_mul_ps(s, minus_half));
+        }
+        return;
     }
     if (side.meta == XQ_META_F16) {
         const uint16_t * h = (const uint16_t *) meta;
@@ -112,6 +168,26 @@ float scale_row(const float * x, const float * scale, const float * zero, int ro
     }
     *top = hmax(most);
     return hsum(sum);
+}
+
+float order_row(const xq_segments & segments, const float * m, float * out) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    float most = 0.0f;
+    for (int k = 0; k < segments.n; ++k) {
+        const auto & seg = segments.list[k];
+        const int end = seg.at + seg.rows, padded = seg.at + ((seg.rows + 31) & ~31);
+        __m256 top = _mm256_setzero_ps();
+        for (int j = seg.at; j < padded; j += 8) {
+            const __m256i at = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) (segments.order + j)));
+            const __m256i in = _mm256_cmpgt_epi32(_mm256_set1_epi32(end - j), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+            const __m256  v  = _mm256_and_ps(_mm256_i32gather_ps(m, at, 4), _mm256_castsi256_ps(in));
+            _mm256_storeu_ps(out + j, v);
+            top = _mm256_max_ps(top, _mm256_andnot_ps(sign, v));
+        }
+        const float share = hmax(top)*(float) xq_code_max(seg.bits);
+        most = share > most ? share : most;
+    }
+    return most;
 }
 
 // ---- mac ---------------------------------------------------------------------------------------------------
@@ -157,7 +233,7 @@ void prepare(const float * m, int rows, int plane_bits, float top, multipliers &
         const __m256i lo = _mm256_sub_epi16(q, _mm256_slli_epi16(hi, 8));
         __m128i h8 = _mm_packs_epi16(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
         __m128i l8 = _mm_packs_epi16(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
-        if (plane_bits != 1) {
+        if (plane_bits == 2 || plane_bits == 4) {
             h8 = order16(h8, plane_bits);
             l8 = order16(l8, plane_bits);
         }
@@ -217,6 +293,36 @@ void mac_plane(int words, const uint32_t * codes, const multipliers * mu, float 
     }
 }
 
+// 8-bit rows: four to a word, one a byte. Their halves are multiplied as 4-bit codes, which maddubs cannot saturate.
+void mac_bytes(int words, const uint32_t * codes, const multipliers & mu, float * acc) {
+    constexpr int WORDS = 8; // an i16 sum takes 2*15*128 a word
+    const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    for (int l = 0; l < XQ_LANES; l += 8) {
+        __m256i wide = _mm256_setzero_si256();
+        for (int w0 = 0; w0 < words; w0 += WORDS) {
+            __m256i sum[4]; // the multiplier's hi, then lo, each against the codes' upper and lower half
+            for (auto & s : sum) {
+                s = _mm256_setzero_si256();
+            }
+            for (int w = w0; w < words && w < w0 + WORDS; ++w) {
+                const __m256i v   = _mm256_loadu_si256((const __m256i *) (codes + w*XQ_LANES + l));
+                const __m256i low = _mm256_and_si256(v, mask), high = _mm256_and_si256(_mm256_srli_epi32(v, 4), mask);
+                const __m256i hi  = broadcast4(mu.hi + 4*w), lo = broadcast4(mu.lo + 4*w);
+                sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(high, hi));
+                sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(low,  hi));
+                sum[2] = _mm256_add_epi16(sum[2], _mm256_maddubs_epi16(high, lo));
+                sum[3] = _mm256_add_epi16(sum[3], _mm256_maddubs_epi16(low,  lo));
+            }
+            for (int k = 0; k < 4; ++k) {
+                const __m128i shift = _mm_cvtsi32_si128((k < 2 ? 8 : 0) + (k % 2 == 0 ? 4 : 0));
+                wide = _mm256_add_epi32(wide, _mm256_sll_epi32(_mm256_madd_epi16(sum[k], ones), shift));
+            }
+        }
+        const __m256 f = _mm256_mul_ps(_mm256_cvtepi32_ps(wide), _mm256_set1_ps(mu.step));
+        _mm256_storeu_ps(acc + l, _mm256_add_ps(_mm256_loadu_ps(acc + l), f));
+    }
+}
+
 template <int B>
 void mac_rows(int n, int words, const uint32_t * codes, const multipliers * mu, float weight, float * acc, int ldc) {
     for (; n >= 3; n -= 3, mu += 3, acc += 3*(size_t) ldc) {
@@ -258,6 +364,11 @@ void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stri
             switch (b) {
                 case 1:  mac_rows<1>(nj, words, plane, mu, weight, out, ldc); break;
                 case 2:  mac_rows<2>(nj, words, plane, mu, weight, out, ldc); break;
+                case 8:
+                    for (int j = 0; j < nj; ++j) {
+                        mac_bytes(words, plane, mu[j], out + (size_t) j*ldc);
+                    }
+                    break;
                 default: mac_rows<4>(nj, words, plane, mu, weight, out, ldc); break;
             }
             plane += (size_t) words * XQ_LANES;
@@ -268,11 +379,103 @@ void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stri
 
 // ---- seal and unpack ---------------------------------------------------------------------------------------
 
+struct row32 {
+    __m256 v[4];
+    explicit row32(const float * x) {
+        for (int j = 0; j < 4; ++j) {
+            v[j] = _mm256_loadu_ps(x + 8*j);
+        }
+    }
+    float lowest()  const { return hmin(_mm256_min_ps(_mm256_min_ps(v[0], v[1]), _mm256_min_ps(v[2], v[3]))); }
+    float highest() const { return hmax(_mm256_max_ps(_mm256_max_ps(v[0], v[1]), _mm256_max_ps(v[2], v[3]))); }
+    // in the order of xq_unbiased.h: the upper half of the lanes onto the lower
+    float sum()     const { return hsum(_mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3]))); }
+};
+
+// Codes of eight lanes into their words: (x - lo)*inv, rounded, at bit `at`.
+void put8(uint32_t * words, __m256 x, __m256 lo, __m256 inv, int n_max, __m128i at) {
+    const __m256 t = _mm256_mul_ps(_mm256_sub_ps(x, lo), inv);
+    __m256i c = _mm256_cvttps_epi32(_mm256_add_ps(t, _mm256_set1_ps(0.5f)));
+    c = _mm256_max_epi32(_mm256_min_epi32(c, _mm256_set1_epi32(n_max)), _mm256_setzero_si256());
+    __m256i * p = (__m256i *) words;
+    _mm256_storeu_si256(p, _mm256_or_si256(_mm256_loadu_si256(p), _mm256_sll_epi32(c, at)));
+}
+
+void seal_ranked(const xq_side & side, const float * x, uint32_t * codes, uint8_t * meta) {
+    const int rows = side.rows, fine = xq_fine(side);
+    float lo[XQ_MAX_HEAD_DIM], hi[XQ_MAX_HEAD_DIM], range[XQ_MAX_HEAD_DIM], mean[XQ_MAX_HEAD_DIM];
+    float base[XQ_MAX_HEAD_DIM], inv[XQ_MAX_HEAD_DIM];
+    uint8_t cls[XQ_MAX_HEAD_DIM];
+    for (int i = 0; i < rows; ++i) {
+        const row32 row(x + (size_t) i*XQ_LANES);
+        lo[i] = row.lowest();
+        hi[i] = row.highest();
+        range[i] = hi[i] - lo[i];
+        mean[i]  = row.sum() / (float) XQ_LANES;
+    }
+    xq_ref_rank(side, range, cls);
+    xq_ref_write_ranked(side, cls, lo, hi, mean, meta, base, inv);
+    int first[XQ_CLASSES + 1], at[XQ_CLASSES] = {0};
+    xq_ref_class_words(side, cls, first);
+    std::memset(codes, 0, sizeof(uint32_t) * xq_side_words(side));
+    for (int i = 0; i < rows; ++i) {
+        const int bits = xq_class_bits(cls[i], fine), place = at[cls[i]]++;
+        if (bits == 0) {
+            continue;
+        }
+        const row32 row(x + (size_t) i*XQ_LANES);
+        uint32_t * words = codes + (size_t) (first[cls[i]] + xq_code_word(place, bits))*XQ_LANES;
+        for (int j = 0; j < 4; ++j) {
+            put8(words + 8*j, row.v[j], _mm256_set1_ps(base[i]), _mm256_set1_ps(inv[i]), xq_code_max(bits), _mm_cvtsi32_si128((place*bits) & 31));
+        }
+    }
+}
+
+void seal_unbiased(const xq_side & side, const float * x, int n, int lanes, const uint8_t * row_ok, uint32_t * codes, uint8_t * meta) {
+    if (lanes != XQ_LANES || row_ok || side.bits == 3) { // rare: holes, or a short last strip; 3 bits are two planes
+        return xq_ref_seal_unbiased(side, x, n, lanes, row_ok, codes, meta);
+    }
+    const int words = xq_side_words(side), bits = side.bits, n_max = xq_code_max(bits);
+    const __m256 half = _mm256_set1_ps(xq_half_levels(bits)), round = _mm256_set1_ps(xq_half_levels(bits) + 0.5f);
+    float scale[XQ_TILE];
+    std::memset(codes, 0, sizeof(uint32_t)*n*words);
+    for (int i = 0; i < side.rows; ++i) {
+        const row32 a(x + (size_t) i*XQ_LANES), b(x + (size_t) (side.rows*(n - 1) + i)*XQ_LANES);
+        row32 square = a, along = a;
+        for (int j = 0; j < 4; ++j) {
+            square.v[j] = _mm256_mul_ps(a.v[j], a.v[j]);
+            if (n == 2) {
+                square.v[j] = _mm256_add_ps(square.v[j], _mm256_mul_ps(b.v[j], b.v[j]));
+            }
+        }
+        const float xx = square.sum();
+        const __m256 inv = _mm256_set1_ps(xq_unbiased_inv(std::sqrt(xx / (float) (n*XQ_LANES)), bits));
+        const __m128i at = _mm_cvtsi32_si128((i*bits) & 31);
+        for (int s = 0; s < n; ++s) {
+            uint32_t * w = codes + (size_t) s*words + (size_t) xq_code_word(i, bits)*XQ_LANES;
+            for (int j = 0; j < 4; ++j) {
+                const __m256 v = s == 0 ? a.v[j] : b.v[j];
+                __m256i c = _mm256_cvttps_epi32(_mm256_add_ps(_mm256_mul_ps(v, inv), round));
+                c = _mm256_max_epi32(_mm256_min_epi32(c, _mm256_set1_epi32(n_max)), _mm256_setzero_si256());
+                const __m256 part = _mm256_mul_ps(v, _mm256_sub_ps(_mm256_cvtepi32_ps(c), half));
+                along.v[j] = s == 0 ? part : _mm256_add_ps(along.v[j], part);
+                __m256i * p = (__m256i *) (w + 8*j);
+                _mm256_storeu_si256(p, _mm256_or_si256(_mm256_loadu_si256(p), _mm256_sll_epi32(c, at)));
+            }
+        }
+        scale[i] = xq_unbiased_scale(xx, along.sum());
+    }
+    xq_ref_write_log8(side.rows, scale, meta);
+}
+
 // Codes of a full strip whose owner has all rows and lanes; anything else (holes, followers, short strips) goes
 // to the reference, which is rare: at most one strip a head at a head dim that is not a multiple of 32.
 void seal_strip(const xq_side & side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
                 uint32_t * codes, bool leader, uint8_t * meta) {
-    if (leader || row_ok || lane_mask != 0xFFFFFFFFu || side.rows % 8 != 0) {
+    if (side.meta == XQ_META_RANKED && lane_mask == 0xFFFFFFFFu) {
+        return seal_ranked(side, x, codes, meta);
+    }
+    if (leader || row_ok || lane_mask != 0xFFFFFFFFu || side.rows % 8 != 0 || side.meta == XQ_META_RANKED) {
         return xq_ref_seal_strip(side, x, row_ok, lane_mask, codes, leader, meta);
     }
     const int n_max = xq_code_max(side.bits);
@@ -312,6 +515,9 @@ void seal_strip(const xq_side & side, const float * x, const uint8_t * row_ok, u
 }
 
 void unpack_strip(const xq_side & side, const uint32_t * codes, const uint8_t * meta, float * out) {
+    if (side.meta == XQ_META_RANKED) {
+        return xq_ref_unpack_strip(side, codes, meta, out); // only the rare exact scores need it
+    }
     float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
     read_meta(side, meta, scale, zero);
     const int b0 = xq_plane_bits(side.bits, 0);
@@ -419,37 +625,72 @@ void transpose_f16(const uint16_t * k, size_t ldk, int dim, float * out) {
     }
 }
 
-float softmax_tile(float * s, float & top, float & sum) {
-    __m256 v[4];
-    for (int j = 0; j < 4; ++j) {
-        v[j] = _mm256_loadu_ps(s + 8*j);
+// Butterflies: within registers up to a distance of 4, between registers above.
+void rotate(float * x, int n, int block) {
+    if (block % 8 != 0) {
+        return xq_ref_rotate(x, n, block);
     }
-    const float tile_top = hmax(_mm256_max_ps(_mm256_max_ps(v[0], v[1]), _mm256_max_ps(v[2], v[3])));
-    if (!(tile_top > -std::numeric_limits<float>::infinity())) {
-        std::memset(s, 0, sizeof(float)*XQ_TILE);
-        return 1.0f;
+    const __m256 norm = _mm256_set1_ps(1.0f / std::sqrt((float) block));
+    const __m256 odd1 = _mm256_setr_ps(0, -0.0f, 0, -0.0f, 0, -0.0f, 0, -0.0f), odd2 = _mm256_setr_ps(0, 0, -0.0f, -0.0f, 0, 0, -0.0f, -0.0f);
+    const __m256 odd4 = _mm256_setr_ps(0, 0, 0, 0, -0.0f, -0.0f, -0.0f, -0.0f);
+    const int regs = block/8;
+    for (float * b = x; b < x + n; b += block) {
+        __m256 v[8];
+        for (int r = 0; r < regs; ++r) {
+            __m256 a = _mm256_loadu_ps(b + 8*r);
+            a = _mm256_add_ps(_mm256_xor_ps(a, odd1), _mm256_permute_ps(a, 0xB1));          // neighbours
+            a = _mm256_add_ps(_mm256_xor_ps(a, odd2), _mm256_permute_ps(a, 0x4E));          // pairs
+            a = _mm256_add_ps(_mm256_xor_ps(a, odd4), _mm256_permute2f128_ps(a, a, 0x01));  // halves
+            v[r] = a;
+        }
+        for (int h = 1; h < regs; h *= 2) {
+            for (int i = 0; i < regs; i += 2*h) {
+                for (int j = i; j < i + h; ++j) {
+                    const __m256 u = v[j], w = v[j + h];
+                    v[j]     = _mm256_add_ps(u, w);
+                    v[j + h] = _mm256_sub_ps(u, w);
+                }
+            }
+        }
+        for (int r = 0; r < regs; ++r) {
+            _mm256_storeu_ps(b + 8*r, _mm256_mul_ps(v[r], norm));
+        }
     }
-    const float next = tile_top > top ? tile_top : top;
-    const __m256 next8 = _mm256_set1_ps(next), none = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
-    __m256 total = _mm256_setzero_ps();
-    for (int j = 0; j < 4; ++j) {
-        const __m256 hidden = _mm256_cmp_ps(v[j], none, _CMP_EQ_OQ);
-        const __m256 p = _mm256_andnot_ps(hidden, exp8(_mm256_sub_ps(v[j], next8)));
-        _mm256_storeu_ps(s + 8*j, p);
+}
+
+float softmax(float * s, int n, float * sum) {
+    const __m256 none = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
+    __m256 most = none, total = _mm256_setzero_ps();
+    for (int i = 0; i < n; i += 8) {
+        most = _mm256_max_ps(most, _mm256_loadu_ps(s + i));
+    }
+    const float top = hmax(most);
+    if (!(top > -std::numeric_limits<float>::infinity())) {
+        std::memset(s, 0, sizeof(float)*n);
+        *sum = 0.0f;
+        return top;
+    }
+    for (int i = 0; i < n; i += 8) {
+        const __m256 v = _mm256_loadu_ps(s + i);
+        const __m256 p = _mm256_andnot_ps(_mm256_cmp_ps(v, none, _CMP_EQ_OQ), exp8(_mm256_sub_ps(v, _mm256_set1_ps(top))));
+        _mm256_storeu_ps(s + i, p);
         total = _mm256_add_ps(total, p);
     }
-    float decay = 1.0f;
-    if (next > top) {
-        decay = top > -std::numeric_limits<float>::infinity() ? _mm256_cvtss_f32(exp8(_mm256_set1_ps(top - next))) : 0.0f;
-    }
-    sum = sum * decay + hsum(total);
-    top = next;
-    return decay;
+    *sum = hsum(total);
+    return top;
+}
+
+uint64_t key_scores(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n, float * s, int lds) {
+    return xq_key_scores(xq_kernels_avx2, side, codes, meta, q, ldq, n, s, lds);
+}
+
+void add_values(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * p, int ldp, int n, float * o, int ldo) {
+    xq_add_values(xq_kernels_avx2, side, codes, meta, p, ldp, n, o, ldo);
 }
 
 } // namespace
 
 const xq_cpu_kernels xq_kernels_avx2 = {
-    "avx2", supported, read_meta, scale_row, mac, seal_strip, unpack_strip, gemm32, gemm32_f16, transpose_f16,
-    softmax_tile,
+    "avx2", supported, read_meta, scale_row, order_row, mac, key_scores, add_values, seal_strip, seal_unbiased, unpack_strip,
+    gemm32, gemm32_f16, transpose_f16, rotate, softmax,
 };

@@ -1,11 +1,35 @@
+#include "kernels/cpu/avx512.h"
 #include "kernels/cpu/kernels.h"
 
 #include <cstdlib>
 #include <cstring>
 
+#if XQ_HAVE_AVX512
+static bool has_avx512() {
+    return xq_kernels_avx2.supported() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+           __builtin_cpu_supports("avx512vbmi2");
+}
+
+static const xq_cpu_kernels & avx512() {
+    static const xq_cpu_kernels k = [] {
+        xq_cpu_kernels of = xq_kernels_avx2;
+        of.name       = "avx512";
+        of.supported  = has_avx512;
+        of.key_scores = xq_avx512_key_scores;
+        of.add_values = xq_avx512_add_values;
+        return of;
+    }();
+    return k;
+}
+#endif
+
 int xq_cpu_list(const xq_cpu_kernels ** out, int max) {
     static const xq_cpu_kernels * const all[] = {
-#if defined(__x86_64__) || defined(_M_X64)
+#if XQ_HAVE_AVX512
+        &avx512(),
+#endif
+#if XQ_HAVE_AVX2
         &xq_kernels_avx2,
 #endif
         &xq_kernels_generic,

@@ -1,5 +1,5 @@
 // Portable implementation: plain loops over 32 lanes that compilers vectorise well.
-#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/by_mac.h"
 
 #include "reference/reference.h"
 
@@ -27,6 +27,21 @@ float scale_row(const float * x, const float * scale, const float * zero, int ro
     return sum;
 }
 
+float order_row(const xq_segments & segments, const float * m, float * out) {
+    float most = 0.0f;
+    for (int k = 0; k < segments.n; ++k) {
+        const auto & seg = segments.list[k];
+        float top = 0.0f;
+        for (int j = seg.at; j < seg.at + seg.rows; ++j) {
+            out[j] = m[segments.order[j]];
+            top = std::max(top, std::fabs(out[j]));
+        }
+        std::fill(out + seg.at + seg.rows, out + seg.at + ((seg.rows + 31) & ~31), 0.0f);
+        most = std::max(most, top*(float) xq_code_max(seg.bits));
+    }
+    return most;
+}
+
 void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc, int ldc) {
     int shift = 0;
     for (int p = 0; p < xq_n_planes(bits); ++p) {
@@ -51,6 +66,9 @@ void mac(int bits, int rows, const uint32_t * codes, const float * m, int m_stri
 }
 
 void unpack_strip(const xq_side & side, const uint32_t * codes, const uint8_t * meta, float * out) {
+    if (side.meta == XQ_META_RANKED) {
+        return xq_ref_unpack_strip(side, codes, meta, out);
+    }
     float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
     xq_ref_read_meta(side, meta, scale, zero);
     const int b0 = xq_plane_bits(side.bits, 0);
@@ -107,27 +125,31 @@ void transpose_f16(const uint16_t * k, size_t ldk, int dim, float * out) {
     }
 }
 
-float softmax_tile(float * s, float & top, float & sum) {
-    const float tile_top = *std::max_element(s, s + XQ_TILE);
-    if (!(tile_top > -std::numeric_limits<float>::infinity())) {
-        std::fill(s, s + XQ_TILE, 0.0f);
-        return 1.0f;
+float softmax(float * s, int n, float * sum) {
+    const float top = *std::max_element(s, s + n);
+    *sum = 0.0f;
+    if (!(top > -std::numeric_limits<float>::infinity())) {
+        std::fill(s, s + n, 0.0f);
+        return top;
     }
-    const float next  = std::max(top, tile_top);
-    const float decay = std::exp(top - next); // 0 at the first tile: top is -inf
-    float total = 0.0f;
-    for (int t = 0; t < XQ_TILE; ++t) {
-        s[t] = std::exp(s[t] - next);
-        total += s[t];
+    for (int i = 0; i < n; ++i) {
+        s[i] = std::exp(s[i] - top);
+        *sum += s[i];
     }
-    sum = sum * decay + total;
-    top = next;
-    return decay;
+    return top;
+}
+
+uint64_t key_scores(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n, float * s, int lds) {
+    return xq_key_scores(xq_kernels_generic, side, codes, meta, q, ldq, n, s, lds);
+}
+
+void add_values(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * p, int ldp, int n, float * o, int ldo) {
+    xq_add_values(xq_kernels_generic, side, codes, meta, p, ldp, n, o, ldo);
 }
 
 } // namespace
 
 const xq_cpu_kernels xq_kernels_generic = {
-    "generic", supported, xq_ref_read_meta, scale_row, mac, xq_ref_seal_strip, unpack_strip, gemm32, gemm32_f16,
-    transpose_f16, softmax_tile,
+    "generic", supported, xq_ref_read_meta, scale_row, order_row, mac, key_scores, add_values, xq_ref_seal_strip, xq_ref_seal_unbiased, unpack_strip,
+    gemm32, gemm32_f16, transpose_f16, xq_ref_rotate, softmax,
 };

@@ -11,7 +11,21 @@
 #include <cstddef>
 #include <cstdint>
 
-constexpr int XQ_MAX_HEAD_DIM = 256;  // rows of the longest strip
+constexpr int   XQ_MAX_HEAD_DIM = 256;  // rows of the longest strip
+constexpr int   XQ_MOST_ROWS    = 64;   // query rows that key_scores takes
+constexpr float XQ_MAX_SHARE    = 64.0f;
+
+// Where the rows of a ranked strip lie: one segment for each width in use, its rows' multipliers at
+// [at, at + rows) of a row that has been put in order, padded to a multiple of 32.
+struct xq_segments {
+    struct segment { int bits, rows, word, at; };
+    int n, width;                                        // segments; multipliers in all
+    segment list[4];
+    uint8_t order[XQ_MAX_HEAD_DIM + 4*XQ_LANES];         // row of every multiplier
+};
+
+// From the classes in the metadata of a ranked strip.
+void xq_read_segments(const xq_side & side, const uint8_t * meta, xq_segments & out);
 
 struct xq_cpu_kernels {
     const char * name;
@@ -23,13 +37,31 @@ struct xq_cpu_kernels {
     // m[i] = x[i]*scale[i], zeros up to rows rounded up to 32; *top = largest |m|; returns sum_i x[i]*zero[i].
     float (*scale_row)(const float * x, const float * scale, const float * zero, int rows, float * m, float * top);
 
+    // out[at + j] = m[order[at + j]], padded with zeros, for every segment; returns the largest |m| times the largest
+    // code of its width.
+    float (*order_row)(const xq_segments & segments, const float * m, float * out);
+
     // acc[j][32] (stride ldc) += sum_i m[j][i] * code[i][32], n rows of multipliers as scale_row leaves them
-    // (stride m_stride). Codes stay packed. A row's result does not depend on the other rows.
+    // (stride m_stride). Codes stay packed; bits 1, 2, 3, 4 or 8. A row's result does not depend on the other rows.
     void (*mac)(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc, int ldc);
+
+    // s[j][32] (stride lds) = q[j] . keys of a sealed strip, n rows (at most XQ_MOST_ROWS, stride ldq). Bit j of the
+    // result: a channel's share of row j's logits exceeds XQ_MAX_SHARE, and integers would be too coarse; its
+    // scores are left to the caller.
+    uint64_t (*key_scores)(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n,
+                           float * s, int lds);
+
+    // o[j] (stride ldo, strips*32 wide) += sum_t p[j][t] * value[t], of all strips of a sealed tile and head.
+    void (*add_values)(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * p, int ldp, int n,
+                       float * o, int ldo);
 
     // Quantise a strip: contract of xq_ref_seal_strip (reference.h), codes bit-exact.
     void (*seal_strip)(const xq_side & side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
                        uint32_t * codes, bool leader, uint8_t * meta);
+
+    // Quantise one or two value strips: contract of xq_ref_seal_unbiased, codes bit-exact.
+    void (*seal_unbiased)(const xq_side & side, const float * x, int n, int lanes, const uint8_t * row_ok,
+                          uint32_t * codes, uint8_t * meta);
 
     // Dequantise a strip to out [rows][32].
     void (*unpack_strip)(const xq_side & side, const uint32_t * codes, const uint8_t * meta, float * out);
@@ -44,13 +76,16 @@ struct xq_cpu_kernels {
     // out[i][32] = k[t][i]: 32 f16 rows to a key strip in f32.
     void (*transpose_f16)(const uint16_t * k, size_t ldk, int dim, float * out);
 
-    // One online-softmax step over a tile: s becomes exp(s - new maximum), top and sum are updated; returns the
-    // factor by which the output so far must be scaled. A tile of -inf leaves everything as it was.
-    float (*softmax_tile)(float * s, float & top, float & sum);
+    // Rotate n values in blocks of `block` (xq_rotate.h), in place.
+    void (*rotate)(float * x, int n, int block);
+
+    // s[i] becomes exp(s[i] - maximum), n a multiple of 32; *sum their sum; returns the maximum. All -inf: zeros, and
+    // a sum of 0.
+    float (*softmax)(float * s, int n, float * sum);
 };
 
 extern const xq_cpu_kernels xq_kernels_generic;
-#if defined(__x86_64__) || defined(_M_X64)
+#if XQ_HAVE_AVX2
 extern const xq_cpu_kernels xq_kernels_avx2;
 #endif
 
