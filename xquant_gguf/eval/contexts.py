@@ -53,6 +53,21 @@ class Model:
         n = self.api.llama_tokenize(self.vocab, data, len(data), tokens, room, bos, True)
         return list(tokens[:n])
 
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text that tokens spell; special tokens spell nothing."""
+        ids = (ctypes.c_int32 * len(tokens))(*tokens)
+        room = 64
+        while True:
+            out = ctypes.create_string_buffer(room)
+            n = self.api.llama_detokenize(self.vocab, ids, len(tokens), out, room, False, False)
+            if n >= 0:
+                return out.raw[:n].decode("utf-8", "replace")
+            room = -n
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends the model's turn or its text."""
+        return bool(self.api.llama_vocab_is_eog(self.vocab, token))
+
     def close(self) -> None:
         """Free the weights; contexts must be closed before."""
         if self.handle:
@@ -133,15 +148,24 @@ class Context:
             )
         self.held[sequence] = n_past
 
-    def feed(self, tokens: Sequence[int], *, logits: str = "all", sequence: int = 0) -> Logits:
+    def feed(
+        self,
+        tokens: Sequence[int],
+        *,
+        logits: str = "all",
+        sequence: int = 0,
+        copy: bool = True,
+    ) -> Logits:
         """Evaluate tokens behind those held.
 
         Args:
             logits: "all" or "last".
             sequence: which sequence they continue.
+            copy: False returns a view that the next call overwrites; with "all" it takes
+                one batch of tokens at most.
 
         Returns:
-            ``[len(tokens), n_vocab]`` or ``[1, n_vocab]`` float32, a copy.
+            ``[len(tokens), n_vocab]`` or ``[1, n_vocab]`` float32.
 
         Raises:
             ContextFullError: the tokens do not fit.
@@ -167,8 +191,12 @@ class Context:
             rows = len(part) if logits == "all" else int(start + len(part) == len(tokens))
             if rows:
                 pointer = api.llama_get_logits(self.handle)
-                out.append(np.ctypeslib.as_array(pointer, (rows, self.model.n_vocab)).copy())
-        return np.concatenate(out)
+                view = np.ctypeslib.as_array(pointer, (rows, self.model.n_vocab))
+                out.append(view.copy() if copy else view)
+        if copy:
+            return np.concatenate(out)
+        assert len(out) == 1, "a view holds one batch"
+        return out[0]
 
     def snapshot(self) -> CacheSnapshot:
         """Bytes and bits of the cache."""
@@ -180,8 +208,8 @@ class Context:
         return stock_snapshot(info, self.kv, self.kv, n_ctx=self.n_ctx, tokens=sum(self.held))
 
     def settings(self) -> str:
-        """The cache's settings as text, for caching results."""
-        return self.kv.to_text() if isinstance(self.kv, XQuantConfig) else json.dumps(self.kv.name)
+        """The cache's settings as text."""
+        return settings_of(self.kv)
 
     def close(self) -> None:
         """Free the cache."""
@@ -190,3 +218,8 @@ class Context:
                 self.model.api.llama_batch_free(self.batch)
                 self.model.api.llama_free(self.handle)
             self.handle = None
+
+
+def settings_of(kv: XQuantConfig | StockKV) -> str:
+    """A cache's settings as text: as the C API reads them, or a stock type's name in quotes."""
+    return kv.to_text() if isinstance(kv, XQuantConfig) else json.dumps(kv.name)

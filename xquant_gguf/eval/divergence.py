@@ -1,50 +1,85 @@
-"""Kullback-Leibler divergence from the f16 cache, token by token, as decoding meets it.
+"""Kullback-Leibler divergence of a cache's predictions from those of the f16 cache.
 
-The packed cache decides by a token's own position which tiles it reads packed
-(``cpp/format/xq_table.h``), and stock types quantise a row when it is written, so
-feeding a text in batches gives the figures of feeding it one token at a time.
+The arithmetic goes row by row over ``n_vocab`` float32 values, so that the temporary
+memory is one row, which stays in the processor's cache, and one batch of f16 probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .contexts import Context, Logits
+from .contexts import Logits
 
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass
-class Divergence:
-    """Per-token figures of one cache; arrays have one entry a scored token.
+@dataclass(frozen=True)
+class TokenScores:
+    """Figures of one cache, one entry a scored token.
 
     Attributes:
         kl: KL(f16 || cache) in nats. same_top: the most likely token agrees.
         nll: negative log-likelihood of the text's next token under the cache, in nats.
     """
 
-    kl: list[Floats] = field(default_factory=list)
-    same_top: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-    nll: list[Floats] = field(default_factory=list)
+    kl: Floats
+    same_top: npt.NDArray[np.bool_]
+    nll: Floats
 
-    def summary(self) -> dict[str, float]:
-        """Means with the standard errors over tokens; perplexity; 99th percentile of KL."""
-        kl, top = np.concatenate(self.kl), np.concatenate(self.same_top)
-        nll = np.concatenate(self.nll)
-        n = len(kl)
+    def to_json(self) -> dict[str, str]:
+        """The arrays' bytes in base64: exact and short."""
         return {
-            "tokens": n,
-            "kl_mean": float(kl.mean(dtype=np.float64)),
-            "kl_se": float(kl.std(dtype=np.float64) / np.sqrt(n)),
-            "kl_p99": float(np.quantile(kl, 0.99)),
-            "same_top": 100 * float(top.mean()),
-            "same_top_se": 100 * float(top.std() / np.sqrt(n)),
-            "perplexity": float(np.exp(nll.mean(dtype=np.float64))),
+            "kl": _encode(self.kl.astype("<f4")),
+            "same_top": _encode(self.same_top.astype("u1")),
+            "nll": _encode(self.nll.astype("<f4")),
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, str]) -> TokenScores:
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            np.frombuffer(base64.b64decode(data["kl"]), "<f4"),
+            np.frombuffer(base64.b64decode(data["same_top"]), "u1").astype(np.bool_),
+            np.frombuffer(base64.b64decode(data["nll"]), "<f4"),
+        )
+
+
+class Baseline:
+    """What the f16 cache predicts for some tokens.
+
+    Args:
+        logits: ``[tokens, n_vocab]``, read again by :meth:`compare`; may be a view.
+    """
+
+    def __init__(self, logits: Logits) -> None:
+        self.logits = logits
+        self.top = logits.argmax(axis=-1)
+        self.probabilities = np.empty_like(logits)
+        self.log_z = [_softmax(row, into) for row, into in zip(logits, self.probabilities)]
+
+    def compare(self, logits: Logits, following: Sequence[int]) -> TokenScores:
+        """Another cache's predictions for the same tokens.
+
+        Args:
+            logits: ``[tokens, n_vocab]``, left as they are.
+            following: the text's next token after each.
+        """
+        n = len(self.logits)
+        kl, nll = np.empty(n, np.float32), np.empty(n, np.float32)
+        row = np.empty_like(self.logits[0])
+        for i in range(n):
+            log_z = _softmax(logits[i], row)
+            # sum of p (log p - log q), with both normalisers outside of the sum
+            np.subtract(self.logits[i], logits[i], out=row)
+            row *= self.probabilities[i]
+            kl[i] = float(row.sum()) - (self.log_z[i] - log_z)
+            nll[i] = log_z - float(logits[i, following[i]])
+        return TokenScores(kl, self.top == logits.argmax(axis=-1), nll)
 
 
 def log_softmax(logits: Logits) -> Logits:
@@ -54,58 +89,32 @@ def log_softmax(logits: Logits) -> Logits:
     return shifted
 
 
-def windows(tokens: Sequence[int], n_ctx: int, skip: int, wanted: int) -> list[list[int]]:
-    """Cut a text into contexts until ``wanted`` tokens are scored.
-
-    The first ``skip`` tokens of every context are not scored: nothing is packed yet.
-    The last context may be shorter.
-    """
-    out: list[list[int]] = []
-    scored = 0
-    for start in range(0, len(tokens), n_ctx):
-        part = list(tokens[start : start + min(n_ctx, skip + 1 + wanted - scored)])
-        if len(part) < skip + 2 or scored >= wanted:
-            break
-        out.append(part)
-        scored += len(part) - skip - 1
-    return out
-
-
-def measure(
-    reference: Context,
-    caches: Mapping[str, Context],
-    texts: Sequence[Sequence[int]],
-    *,
-    skip: int,
-    progress: Callable[[int], None] = lambda tokens: None,
-) -> dict[str, Divergence]:
-    """Feed every text to all caches in step and compare each token's distribution.
-
-    Args:
-        reference: the f16 cache. caches: by name; may include the reference's own type.
-        texts: token lists that fit into the contexts.
-        skip: first tokens of each text that are not scored.
-        progress: called with the number of tokens just fed.
-    """
-    results = {name: Divergence() for name in caches}
-    for text in texts:
-        reference.clear()
-        for context in caches.values():
-            context.clear()
-        for start in range(0, len(text) - 1, Context.BATCH):
-            part = text[start : start + Context.BATCH]
-            following = np.asarray(text[start + 1 : start + 1 + len(part)])
-            first = max(0, skip - start)
-            base = log_softmax(reference.feed(part)[: len(following)])
-            for name, context in caches.items():
-                mine = log_softmax(context.feed(part)[: len(following)])
-                if first < len(following):
-                    _score(results[name], base[first:], mine[first:], following[first:])
-            progress(len(part))
-    return results
+def summary(parts: Sequence[TokenScores]) -> dict[str, float]:
+    """Means with the standard errors over tokens; perplexity; 99th percentile of KL."""
+    kl = np.concatenate([part.kl for part in parts])
+    top = np.concatenate([part.same_top for part in parts])
+    nll = np.concatenate([part.nll for part in parts])
+    n = len(kl)
+    return {
+        "tokens": n,
+        "kl_mean": float(kl.mean(dtype=np.float64)),
+        "kl_se": float(kl.std(dtype=np.float64) / np.sqrt(n)),
+        "kl_p99": float(np.quantile(kl, 0.99)),
+        "same_top": 100 * float(top.mean()),
+        "same_top_se": 100 * float(top.std() / np.sqrt(n)),
+        "perplexity": float(np.exp(nll.mean(dtype=np.float64))),
+    }
 
 
-def _score(into: Divergence, base: Logits, mine: Logits, following: npt.NDArray[np.int_]) -> None:
-    into.kl.append((np.exp(base) * (base - mine)).sum(axis=-1))
-    into.same_top.append(base.argmax(axis=-1) == mine.argmax(axis=-1))
-    into.nll.append(-mine[np.arange(len(following)), following])
+def _softmax(row: Floats, into: Floats) -> float:
+    """Write a row's probabilities; return the logarithm of the sum of its exponentials."""
+    peak = row.max()
+    np.subtract(row, peak, out=into)
+    np.exp(into, out=into)
+    total = into.sum()
+    into /= total
+    return float(peak) + float(np.log(total))
+
+
+def _encode(array: npt.NDArray[np.generic]) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")

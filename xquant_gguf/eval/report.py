@@ -1,4 +1,4 @@
-"""Results as a Markdown table and as the KL / true-bits frontier."""
+"""Results as Markdown tables and as the KL / true-bits frontier."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ from .._measuring import load_pyplot
 _MIB = 1024 * 1024
 
 
-def markdown_table(result: dict[str, Any]) -> str:
-    """One row a cache, with what was measured on top."""
+def markdown(result: dict[str, Any]) -> str:
+    """A table for each part that was measured, one row a cache."""
+    rows = result["rows"]
+    tables = []
+    if result["tokens"]:
+        tables.append(_divergence(result))
+    if "retrieval" in rows[0]:
+        tables.append(_retrieval(result))
+    if "truthfulqa" in rows[0]:
+        tables.append(_truthfulqa(result))
+    return "\n\n".join(tables)
+
+
+def _divergence(result: dict[str, Any]) -> str:
     lines = [
         f"{result['model']}, {result['text']}, {result['tokens']} scored tokens, "
         f"context {result['ctx']}, first {result['skip']} tokens of each context not scored",
@@ -24,6 +36,44 @@ def markdown_table(result: dict[str, Any]) -> str:
         f"| {row['kl_p99']:.3f} | {row['same_top']:.1f} | {row['perplexity']:.2f} |"
         for row in result["rows"]
     ]
+    return "\n".join(lines)
+
+
+def _retrieval(result: dict[str, Any]) -> str:
+    lengths = result["rows"][0]["retrieval"]
+    head = "".join(f" {n} pairs ({each['prompt_tokens']:.0f}) |" for n, each in lengths.items())
+    prompts = next(iter(lengths.values()))["n"]
+    lines = [
+        f"{result['model']}, key-value retrieval: values found word for word, % ± SE of {prompts} "
+        "prompts (tokens of a prompt in brackets)",
+        "",
+        f"| kv | true bits |{head}",
+        "|---|---|" + "---|" * len(lengths),
+    ]
+    for row in result["rows"]:
+        cells = "".join(
+            f" {one['hits']:.0f} ± {one['se']:.0f} |" for one in row["retrieval"].values()
+        )
+        lines.append(f"| {row['kv']} | {row['true_bits']:.2f} |{cells}")
+    return "\n".join(lines)
+
+
+def _truthfulqa(result: dict[str, Any]) -> str:
+    first = result["rows"][0]["truthfulqa"]
+    lines = [
+        f"{result['model']}, TruthfulQA: {first['n']} questions behind a prompt of "
+        f"{first['prompt_tokens']} tokens, % ± SE. Greedy F1: the greedy answer shares more words "
+        "with a correct answer than with any incorrect one, a stand-in for a judge",
+        "",
+        "| kv | true bits | MC1 | MC2 | greedy F1 |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        found = row["truthfulqa"]
+        cells = "".join(
+            f" {found[name]:.1f} ± {found[name + '_se']:.1f} |" for name in ("mc1", "mc2", "greedy")
+        )
+        lines.append(f"| {row['kv']} | {row['true_bits']:.2f} |{cells}")
     return "\n".join(lines)
 
 
