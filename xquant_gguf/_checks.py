@@ -75,12 +75,12 @@ def check_key_bits(name: str, value: object) -> None:
 
 
 def check_layers(name: str, value: object, check: Callable[[str, object], None]) -> None:
-    """Bits by layer as text, ``2/1.5/3``, or None."""
+    """Bits by layer as text, ``2/1.5/3``, a repeating pattern, ``2/1*``, or None."""
     if value is None:
         return
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or value in ("", "*"):
         raise ConfigError(f"{name} is text such as 2/2/3, or None", repr(value), "leave it out")
-    for item in value.split("/"):
+    for item in value.removesuffix("*").split("/"):
         try:
             bits = float(item)
         except ValueError:

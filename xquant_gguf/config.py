@@ -56,8 +56,9 @@ class XQuantConfig:
         k_bits, v_bits: code bits an element (2, 2). Values: 1 to 4. Keys: 1 to 4 with
             ``k_alloc="uniform"``; with ``"range"`` an average from 0.5 to 8 in steps of
             32 / head dim, as 1.5 or 4.5.
-        k_layers, v_layers: bits of every packed layer, as in ``"2/2/1.5"``, in place of
-            k_bits and v_bits; what ``python -m xquant_gguf.calibrate`` finds (None, None).
+        k_layers, v_layers: bits of every packed layer, as in ``"2/2/1.5"``, or a pattern
+            that repeats, ``"2/1*"``, in place of k_bits and v_bits; what
+            ``python -m xquant_gguf.calibrate`` finds (None, None).
         k_alloc: ``"range"`` gives 0, 1, 2 or 4 bits to a key channel (1, 2, 4 or 8 from
             4 bits on average) by its range within a tile; ``"uniform"`` k_bits to each.
         v_fit: ``"unbiased"``, symmetric levels under a scale that keeps ``<x, x>``, 64
@@ -209,7 +210,7 @@ PRESETS: Mapping[str, XQuantConfig | StockKV] = MappingProxyType(
         "lossless": XQuantConfig(k_bits=4.5, v_bits=4),
         "quality": XQuantConfig(k_bits=3, v_bits=2),
         "balanced": XQuantConfig(),
-        "small": XQuantConfig(v_bits=1),
+        "small": XQuantConfig(k_bits=1.5, v_layers="2/1/2*"),
         "tiny": XQuantConfig(k_bits=1.5, v_bits=1),
         "xquant": _XQUANT.replace(sink=4, follower="ls"),
         "xquant-paper": _XQUANT,

@@ -135,8 +135,9 @@ def _meta_bits(config: XQuantConfig, side: str, dim: int) -> float:
 
 def _code_bits(config: XQuantConfig, side: str, layer: int, n_layers: int) -> float:
     by_layer = getattr(config, f"{side}_layers")
-    if by_layer is not None and len(by_layer.split("/")) > layer:
-        return float(by_layer.split("/")[layer])
+    if by_layer is not None:
+        bits = by_layer.removesuffix("*").split("/")
+        return float(bits[layer % len(bits)])
     share = _index(getattr(config, f"{side}_share_from"), n_layers)
     if share is not None and layer >= share and (layer - share) % 2:
         return 0

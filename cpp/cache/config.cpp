@@ -33,19 +33,20 @@ double parse_key_bits(const std::string & key, const std::string & value) {
     return v;
 }
 
-// "2/1.5/3": bits by layer; "-1": none.
-std::vector<double> parse_layers(const std::string & key, const std::string & value, bool whole) {
-    std::vector<double> out;
+// "2/1.5/3": bits by layer; "2/1*": a pattern that repeats; "-1": none.
+xq_layer_bits parse_layers(const std::string & key, const std::string & value, bool whole) {
+    xq_layer_bits out;
     if (value == "-1") {
         return out;
     }
-    std::stringstream in(value);
+    out.repeats = !value.empty() && value.back() == '*';
+    std::stringstream in(value.substr(0, value.size() - out.repeats));
     std::string item;
     while (std::getline(in, item, '/')) {
-        out.push_back(whole ? parse_int(key, item, 1, 4, "1, 2, 3 or 4 for each layer") : parse_key_bits(key, item));
+        out.bits.push_back(whole ? parse_int(key, item, 1, 4, "1, 2, 3 or 4 for each layer") : parse_key_bits(key, item));
     }
-    if (out.empty()) {
-        refuse(key, value, "bits of every packed layer such as 2/2/3, or -1");
+    if (out.bits.empty()) {
+        refuse(key, value, "bits of every packed layer such as 2/2/3, a pattern such as 2/1*, or -1");
     }
     return out;
 }
@@ -99,14 +100,6 @@ std::string number(double v) {
     return buf;
 }
 
-std::string layers_text(const std::vector<double> & of) {
-    std::string s;
-    for (const double v : of) {
-        s += (s.empty() ? "" : "/") + number(v);
-    }
-    return s.empty() ? "-1" : s;
-}
-
 // What one setting says about another.
 void check(const xq_config & c) {
     const auto uniform = [](double bits) { return bits == 1 || bits == 2 || bits == 3 || bits == 4; };
@@ -114,7 +107,7 @@ void check(const xq_config & c) {
         if (!uniform(c.k_bits)) {
             refuse("k_bits", number(c.k_bits), "1, 2, 3 or 4 with k_alloc=uniform");
         }
-        for (const double bits : c.k_layers) {
+        for (const double bits : c.k_layers.bits) {
             if (!uniform(bits)) {
                 refuse("k_layers", number(bits), "1, 2, 3 or 4 with k_alloc=uniform");
             }
@@ -138,6 +131,14 @@ int xq_threshold::resolve(int n_layers) const {
         return (int) std::floor(fraction*n_layers) / 2 * 2;
     }
     return layer < 0 ? n_layers : layer;
+}
+
+std::string xq_layer_bits::text() const {
+    std::string s;
+    for (const double v : bits) {
+        s += (s.empty() ? "" : "/") + number(v);
+    }
+    return s.empty() ? "-1" : s + (repeats ? "*" : "");
 }
 
 std::string xq_threshold::text() const {
@@ -191,7 +192,7 @@ std::string xq_config::text() const {
     std::ostringstream s;
     const auto meta = [](int m) { return m == XQ_META_F16 ? "f16" : "q8"; };
     s << "k_bits=" << number(k_bits) << ",v_bits=" << v_bits
-      << ",k_layers=" << layers_text(k_layers) << ",v_layers=" << layers_text(v_layers)
+      << ",k_layers=" << k_layers.text() << ",v_layers=" << v_layers.text()
       << ",k_alloc=" << (k_alloc == XQ_ALLOC_RANGE ? "range" : "uniform") << ",v_fit=" << (v_unbiased ? "unbiased" : "minmax")
       << ",v_rot=" << (v_rotate ? "hadamard" : "none")
       << ",k_1bit_from="  << k_1bit_from.text()  << ",v_1bit_from="  << v_1bit_from.text()

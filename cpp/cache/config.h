@@ -14,13 +14,22 @@ struct xq_threshold {
     std::string text() const;
 };
 
+// Bits of every packed layer, or a pattern that repeats over them.
+struct xq_layer_bits {
+    std::vector<double> bits;
+    bool repeats = false;
+
+    double at(int layer) const { return bits[(size_t) layer % bits.size()]; }
+    std::string text() const;
+};
+
 #define XQ_ALLOC_UNIFORM 0 // every key channel has k_bits
 #define XQ_ALLOC_RANGE   1 // channels with a wide range have more, k_bits on average (format/xq_ranked.h)
 
 struct xq_config {
     double k_bits = 2;             // whole bits where they are uniform
     int v_bits = 2;
-    std::vector<double> k_layers, v_layers; // bits of every packed layer; empty: k_bits and v_bits
+    xq_layer_bits k_layers, v_layers; // empty: k_bits and v_bits
     int  k_alloc    = XQ_ALLOC_RANGE;
     bool v_unbiased = true;        // symmetric values under an unbiased scale (format/xq_unbiased.h)
     bool v_rotate   = true;        // Hadamard (format/xq_rotate.h)

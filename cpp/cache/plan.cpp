@@ -37,10 +37,10 @@ std::vector<xq_layer_plan> xq_make_plan(const xq_config & c, const std::vector<x
     const int k1 = c.k_1bit_from.resolve(n),  v1 = c.v_1bit_from.resolve(n);
     const int ks = c.k_share_from.resolve(n), vs = c.v_share_from.resolve(n);
 
-    const auto check = [n](const char * name, const std::vector<double> & of) {
-        if (!of.empty() && (int) of.size() != n) {
+    const auto check = [n](const char * name, const xq_layer_bits & of) {
+        if (!of.bits.empty() && !of.repeats && (int) of.bits.size() != n) {
             throw std::runtime_error(std::string("xquant: ") + name + " must have one entry for each of the " + std::to_string(n) +
-                " packed layers; got " + std::to_string(of.size()) + "; make the plan again for this model");
+                " packed layers; got " + std::to_string(of.bits.size()) + "; make the plan again for this model");
         }
     };
     check("k_layers", c.k_layers);
@@ -49,8 +49,8 @@ std::vector<xq_layer_plan> xq_make_plan(const xq_config & c, const std::vector<x
     std::vector<xq_layer_plan> plan;
     for (int i = 0; i < n; ++i) {
         const xq_layer_shape & s = shapes[i];
-        const double k_bits = !c.k_layers.empty() ? c.k_layers[i] : i >= k1 ? 1 : c.k_bits;
-        const int    v_bits = !c.v_layers.empty() ? (int) c.v_layers[i] : i >= v1 ? 1 : c.v_bits;
+        const double k_bits = !c.k_layers.bits.empty() ? c.k_layers.at(i) : i >= k1 ? 1 : c.k_bits;
+        const int    v_bits = !c.v_layers.bits.empty() ? (int) c.v_layers.at(i) : i >= v1 ? 1 : c.v_bits;
         const bool paired   = i % 2 == 1 && s.same_shape(shapes[i - 1]);
         const bool k_follow = paired && i - 1 >= ks && plan[i - 1].k.bits == (int) k_bits;
         const bool v_follow = paired && i - 1 >= vs && plan[i - 1].v.bits == v_bits;

@@ -22,8 +22,11 @@ struct attn_params {
 constexpr int PARAMS_AT = 12;
 static_assert(PARAMS_AT*sizeof(int32_t) + sizeof(attn_params) <= GGML_MAX_OP_PARAMS, "op_params are full");
 
+// Up to here a node less, which is a barrier less, is worth more than storing and sealing with all threads.
+constexpr int64_t FEW_TOKENS = 16;
+
 enum { A_Q, A_MASK, A_TABLE, A_K_PAGES, A_V_PAGES, A_K_CODES, A_V_CODES, A_META, A_SINKS };
-enum { S_META, S_TABLE, S_K_PAGES, S_V_PAGES, S_K_CODES, S_V_CODES };
+enum { S_META, S_TABLE, S_K_PAGES, S_V_PAGES, S_K_CODES, S_V_CODES, S_K, S_V, S_ROWS };
 
 xq_layer_view view_of(const xq_layer & layer, const ggml_tensor * k_pages, const ggml_tensor * v_pages,
                       const ggml_tensor * k_codes, const ggml_tensor * v_codes, const ggml_tensor * meta) {
@@ -37,10 +40,47 @@ xq_layer_view view_of(const xq_layer & layer, const ggml_tensor * k_pages, const
     return v;
 }
 
-void seal_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
+xq_layer_view sealing_view(const ggml_tensor * dst, void * userdata) {
     const auto & src = dst->src;
-    const auto view = view_of(*(const xq_layer *) userdata, src[S_K_PAGES], src[S_V_PAGES], src[S_K_CODES], src[S_V_CODES], src[S_META]);
-    xq_seal_tiles(xq_cpu(), view, (const int32_t *) src[S_TABLE]->data, ith, nth);
+    return view_of(*(const xq_layer *) userdata, src[S_K_PAGES], src[S_V_PAGES], src[S_K_CODES], src[S_V_CODES], src[S_META]);
+}
+
+// A token's new row of one head into its page, as f16; values rotated, where the layer rotates them.
+void store(const ggml_tensor * dst, const xq_layer_view & view, int64_t token, int64_t head) {
+    const int64_t row = ((const int64_t *) dst->src[S_ROWS]->data)[token];
+    const auto from = [&](const ggml_tensor * t) { return (const float *) ((const char *) t->data + head*t->nb[1] + token*t->nb[2]); };
+    ggml_fp32_to_fp16_row(from(dst->src[S_K]), (ggml_fp16_t *) view.k_pages + row*view.k_row + head*view.dk, view.dk);
+    const float * v = from(dst->src[S_V]);
+    float rotated[XQ_MAX_HEAD_DIM];
+    if (view.v.rot) {
+        std::memcpy(rotated, v, sizeof(float)*view.dv);
+        xq_cpu().rotate(rotated, view.dv, view.v.rot);
+        v = rotated;
+    }
+    ggml_fp32_to_fp16_row(v, (ggml_fp16_t *) view.v_pages + row*view.v_row + head*view.dv, view.dv);
+}
+
+void store_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    const xq_layer_view view = sealing_view(dst, userdata);
+    const int64_t heads = view.n_head_kv, n = heads*dst->src[S_K]->ne[2];
+    for (int64_t i = ith; i < n; i += nth) {
+        store(dst, view, i / heads, i % heads);
+    }
+}
+
+void seal_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    xq_seal_tiles(xq_cpu(), sealing_view(dst, userdata), (const int32_t *) dst->src[S_TABLE]->data, ith, nth);
+}
+
+// Both in one node, for few tokens: a thread seals only the heads whose rows it has stored itself.
+void store_and_seal_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    const xq_layer_view view = sealing_view(dst, userdata);
+    for (int head = ith; head < view.n_head_kv; head += nth) {
+        for (int64_t token = 0; token < dst->src[S_K]->ne[2]; ++token) {
+            store(dst, view, token, head);
+        }
+        xq_seal_head(xq_cpu(), view, (const int32_t *) dst->src[S_TABLE]->data, head);
+    }
 }
 
 void attend_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
@@ -76,38 +116,9 @@ void combine_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
                (int) dst->ne[1], (int) dst->ne[2], (int) parts->ne[3], ith, nth);
 }
 
-void rotate_op(ggml_tensor * dst, int ith, int nth, void * userdata) {
-    const ggml_tensor * v = dst->src[0];
-    const int64_t dv = v->ne[0], heads = v->ne[1], rows = heads*v->ne[2];
-    for (int64_t r = ith; r < rows; r += nth) {
-        float * out = (float *) dst->data + r*dv;
-        std::memcpy(out, (const char *) v->data + (r % heads)*v->nb[1] + (r / heads)*v->nb[2], dv*sizeof(float));
-        xq_cpu().rotate(out, (int) dv, ((const xq_layer *) userdata)->plan.v.rot);
-    }
-}
-
-// Values as the cache keeps them: rotated, where the layer rotates them.
-ggml_tensor * rotated(ggml_context * ctx, const xq_layer & layer, ggml_tensor * v, void * userdata) {
-    if (layer.plan.v.rot == 0) {
-        return v;
-    }
-    if (v->type != GGML_TYPE_F32 || v->nb[0] != sizeof(float)) {
-        v = ggml_cast(ctx, v, GGML_TYPE_F32);
-    }
-    ggml_tensor * src[] = {v};
-    ggml_tensor * out = ggml_custom_4d(ctx, GGML_TYPE_F32, v->ne[0], v->ne[1], v->ne[2], 1, src, 1, rotate_op, GGML_N_TASKS_MAX, userdata);
-    ggml_format_name(out, "xq_rotate-%d", layer.plan.shape.il);
-    return out;
-}
-
-ggml_tensor * store(ggml_context * ctx, ggml_tensor * pages, ggml_tensor * cur, ggml_tensor * idxs) {
-    const int64_t n = cur->ne[0]*cur->ne[1];
-    if (cur->nb[1] != ggml_row_size(cur->type, cur->ne[0])) {
-        cur = ggml_cont(ctx, cur); // heads must lie side by side
-    }
-    cur   = ggml_view_2d(ctx, cur, n, cur->ne[2], cur->nb[2], 0);
-    pages = ggml_reshape_2d(ctx, pages, n, pages->ne[1]*pages->ne[2]);
-    return ggml_set_rows(ctx, pages, cur, idxs);
+// f32 rows whose heads are contiguous; heads and tokens may lie anywhere.
+ggml_tensor * rows_of(ggml_context * ctx, ggml_tensor * cur) {
+    return cur->type == GGML_TYPE_F32 && cur->nb[0] == sizeof(float) ? cur : ggml_cast(ctx, cur, GGML_TYPE_F32);
 }
 
 [[noreturn]] void refuse(const std::string & text) {
@@ -138,12 +149,18 @@ ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, const xq_cache
     void * userdata = const_cast<xq_layer *>(layer); // ggml passes it on as it is; the callbacks only read
     ggml_tensor * k_pages = layer->k_pages, * v_pages = layer->v_pages, * meta = layer->meta;
     if (k_cur && v_cur) {
-        k_pages = store(ctx, k_pages, k_cur, k_idxs);
-        v_pages = store(ctx, v_pages, rotated(ctx, *layer, v_cur, userdata), k_idxs);
-        ggml_tensor * seal_src[] = {table, k_pages, v_pages, layer->k_codes, layer->v_codes};
-        meta = ggml_custom_inplace(ctx, meta, seal_src, 5, seal_op, GGML_N_TASKS_MAX, userdata);
-        ggml_format_name(meta, "xq_seal-%d", il);
-        ggml_build_forward_expand(gf, meta);
+        ggml_tensor * src[] = {table, k_pages, v_pages, layer->k_codes, layer->v_codes, rows_of(ctx, k_cur), rows_of(ctx, v_cur), k_idxs};
+        const auto node = [&](ggml_custom_op_t op, const char * name) {
+            meta = ggml_custom_inplace(ctx, meta, src, 8, op, GGML_N_TASKS_MAX, userdata);
+            ggml_format_name(meta, "%s-%d", name, il);
+            ggml_build_forward_expand(gf, meta);
+        };
+        if (k_cur->ne[2] <= FEW_TOKENS) {
+            node(store_and_seal_op, "xq_store");
+        } else {
+            node(store_op, "xq_store");
+            node(seal_op, "xq_seal");
+        }
     }
     if (q->type != GGML_TYPE_F32 || q->nb[0] != sizeof(float)) {
         q = ggml_cast(ctx, q, GGML_TYPE_F32);

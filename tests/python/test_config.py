@@ -47,7 +47,7 @@ def test_a_fraction_is_written_with_a_dot_and_no_exponent(value: float, text: st
         ("window", 0), ("window", 100), ("window", -32), ("window", 64.0),
         ("max_ubatch", 16), ("max_ubatch", 33), ("sink", -1), ("sink", 1.5),
         ("k_meta", "f32"), ("v_meta", None), ("follower", "mean"), ("k_alloc", "best"),
-        ("v_fit", "ls"), ("v_rot", True), ("k_layers", ""), ("v_layers", 2),
+        ("v_fit", "ls"), ("v_rot", True), ("k_layers", ""), ("k_layers", "*"), ("v_layers", 2),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_with_its_name_value_and_remedy(setting: str, value: object) -> None:
@@ -63,6 +63,7 @@ def test_a_bad_value_is_refused_with_its_name_value_and_remedy(setting: str, val
     "settings",
     [
         {"k_bits": 1, "v_bits": 4}, {"k_bits": 0.5}, {"k_bits": 8}, {"k_layers": "2/1.5/4.5"},
+        {"v_layers": "2/1*"},
         {"k_share_from": 0, "v_share_from": 16}, {"v_1bit_from": 15}, {"k_share_from": 0.99},
         {"k_eta1": 0.5, "v_eta2": 0}, {"window": 32, "max_ubatch": 32},
         {"sink": 0}, {"k_meta": "f16", "follower": "ls"},
@@ -128,7 +129,8 @@ def test_presets_hold_what_the_paper_and_the_readme_say() -> None:
     "name, bits",
     [
         ("kivi2", 2), ("asymkv1.5", 1.5), ("xquant", 1 + 11 / 30), ("xquant-paper", 1 + 11 / 30),
-        ("lossless", 4.25), ("quality", 2.5), ("balanced", 2), ("small", 1.5), ("tiny", 1.25),
+        ("lossless", 4.25), ("quality", 2.5), ("balanced", 2), ("small", 1 + 7 / 12),
+        ("tiny", 1.25),
     ],
 )  # fmt: skip
 def test_code_bits_of_presets(name: str, bits: float) -> None:

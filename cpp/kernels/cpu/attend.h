@@ -83,6 +83,8 @@ void xq_combine(const xq_cpu_kernels & kern, const float * in, float * out, cons
 
 // Seal every entry of the table's list: pages to codes and metadata.
 void xq_seal_tiles(const xq_cpu_kernels & kern, const xq_layer_view & layer, const int32_t * table, int ith, int nth);
+// The same for one head.
+void xq_seal_head(const xq_cpu_kernels & kern, const xq_layer_view & layer, const int32_t * table, int head);
 
 // Bytes of scratch that one thread needs for xq_attend.
 size_t xq_attend_scratch(int dk, int dv);

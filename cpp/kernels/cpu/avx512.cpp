@@ -58,12 +58,25 @@ void order_part(int8_t * bytes, const part & p) {
     }
 }
 
-// 16 multipliers to bytes; inv = 1/step.
-void to_bytes(__m512 m, __m512 inv, int8_t * hi, int8_t * lo) {
-    const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(m, inv));
-    const __m512i h = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
-    _mm_storeu_si128((__m128i *) hi, _mm512_cvtepi32_epi8(h));
-    _mm_storeu_si128((__m128i *) lo, _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(h, 8))));
+// 64 multipliers, already in steps, to bytes in row order.
+void to_bytes(const __m512 * m, __m512i & hi, __m512i & lo) {
+    const __m512i back = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); // packs works by quarters
+    const __m512i a = _mm512_packs_epi32(_mm512_cvtps_epi32(m[0]), _mm512_cvtps_epi32(m[1]));
+    const __m512i b = _mm512_packs_epi32(_mm512_cvtps_epi32(m[2]), _mm512_cvtps_epi32(m[3]));
+    const __m512i half = _mm512_set1_epi16(128);
+    const __m512i ha = _mm512_srai_epi16(_mm512_add_epi16(a, half), 8), hb = _mm512_srai_epi16(_mm512_add_epi16(b, half), 8);
+    const __m512i la = _mm512_sub_epi16(a, _mm512_slli_epi16(ha, 8)), lb = _mm512_sub_epi16(b, _mm512_slli_epi16(hb, 8));
+    hi = _mm512_permutexvar_epi32(back, _mm512_packs_epi16(ha, hb));
+    lo = _mm512_permutexvar_epi32(back, _mm512_packs_epi16(la, lb));
+}
+
+// The largest element of each of four vectors.
+__m128 maxima(const __m512 * v) {
+    const __m512 a = _mm512_max_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const __m512 b = _mm512_max_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    const __m512 c = _mm512_max_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE)); // v0..v3 in every quarter
+    const __m256 d = _mm256_max_ps(_mm512_castps512_ps256(c), _mm512_extractf32x8_ps(c, 1));
+    return _mm_max_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
 }
 
 float step_of(float top)    { return top > 0.0f ? top / 32512.0f : 0.0f; }
@@ -141,10 +154,10 @@ struct key_strip {
     int vectors;                    // of 16 rows
     parts ps;
     __m512 scale[XQ_MAX_HEAD_DIM/16], zero[XQ_MAX_HEAD_DIM/16], levels[XQ_MAX_HEAD_DIM/16];
-    uint64_t rows_of[4][XQ_MAX_HEAD_DIM/64]; // ranked: rows of every part
+    uint64_t rows_of[4][XQ_MAX_HEAD_DIM/64] = {}; // ranked: rows of every part
 
     // Rows of a part among the 16 of vector i.
-    __mmask16 mask(bool ranked, int p, int i) const { return ranked ? (__mmask16) (rows_of[p][i/4] >> 16*(i%4)) : (__mmask16) ~0; }
+    __mmask16 mask(int p, int i) const { return (__mmask16) (rows_of[p][i/4] >> 16*(i%4)); }
 
     // Ranked, from its metadata (xq_ranked.h).
     void read_ranked(const xq_side & side, const uint8_t * meta) {
@@ -206,48 +219,61 @@ struct key_strip {
 };
 
 // Multipliers of a query, in the order in which codes meet them. Returns whether a channel's share is too large.
-bool prepare(const key_strip & k, bool ranked, const float * q, multipliers & out, float & offset) {
+template <bool RANKED> bool prepare(const key_strip & k, const float * q, multipliers & out, float & offset) {
+    constexpr int WIDTHS = RANKED ? 4 : 1; // classes that the strip does not have are empty
     __m512 m[XQ_MAX_HEAD_DIM/16], sum = _mm512_setzero_ps(), share = sum, top[4] = {sum, sum, sum, sum};
-    const int widths = ranked ? k.ps.n : 1;
     for (int i = 0; i < k.vectors; ++i) {
         const __m512 qi = _mm512_loadu_ps(q + 16*i);
         m[i] = _mm512_mul_ps(qi, k.scale[i]);
         sum  = _mm512_fmadd_ps(qi, k.zero[i], sum);
         const __m512 size = _mm512_abs_ps(m[i]);
         share = _mm512_max_ps(share, _mm512_mul_ps(size, k.levels[i]));
-        for (int p = 0; p < widths; ++p) {
-            top[p] = _mm512_mask_max_ps(top[p], k.mask(ranked, p, i), top[p], size);
+        for (int p = 0; p < WIDTHS; ++p) {
+            top[p] = RANKED ? _mm512_mask_max_ps(top[p], k.mask(p, i), top[p], size) : _mm512_max_ps(top[p], size);
         }
     }
     offset = _mm512_reduce_add_ps(sum);
+    const __m128 most = maxima(top);
+    _mm_storeu_ps(out.step, _mm_mul_ps(most, _mm_set1_ps(1.0f/32512.0f)));
+    const __m128 inv4 = _mm_and_ps(_mm_cmpgt_ps(most, _mm_setzero_ps()), _mm_div_ps(_mm_set1_ps(32512.0f), most));
     __m512 inv_of[4];
-    for (int p = 0; p < widths; ++p) {
-        const float most = _mm512_reduce_max_ps(top[p]);
-        out.step[p] = step_of(most);
-        inv_of[p]   = _mm512_set1_ps(inverse_of(most));
+    for (int p = 0; p < WIDTHS; ++p) {
+        inv_of[p] = _mm512_permutexvar_ps(_mm512_set1_epi32(p), _mm512_castps128_ps512(inv4));
     }
-    out.step[1] = ranked ? out.step[1] : out.step[0]; // 3 bits: both planes
-    alignas(64) int8_t hi[XQ_MAX_HEAD_DIM + 64], lo[XQ_MAX_HEAD_DIM + 64];
-    _mm512_storeu_si512(hi + 16*k.vectors, _mm512_setzero_si512()); // rows up to a multiple of 64
-    _mm512_storeu_si512(lo + 16*k.vectors, _mm512_setzero_si512());
-    for (int i = 0; i < k.vectors; ++i) {
-        __m512 inv = inv_of[0];
-        for (int p = 1; p < widths; ++p) {
-            inv = _mm512_mask_mov_ps(inv, k.mask(ranked, p, i), inv_of[p]);
-        }
-        to_bytes(m[i], inv, hi + 16*i, lo + 16*i);
+    if (!RANKED) {
+        out.step[1] = out.step[0]; // 3 bits: both planes
     }
     const int blocks = (k.vectors + 3)/4;
+    __m512i hi[XQ_MAX_HEAD_DIM/64], lo[XQ_MAX_HEAD_DIM/64];
+    for (int b = 0; b < blocks; ++b) {
+        __m512 steps[4];
+        for (int i = 0; i < 4; ++i) {
+            steps[i] = _mm512_setzero_ps();
+            if (4*b + i < k.vectors) {
+                __m512 inv = inv_of[0];
+                for (int p = 1; p < WIDTHS; ++p) {
+                    inv = _mm512_mask_mov_ps(inv, k.mask(p, 4*b + i), inv_of[p]);
+                }
+                steps[i] = _mm512_mul_ps(m[4*b + i], inv);
+            }
+        }
+        to_bytes(steps, hi[b], lo[b]);
+    }
     for (int p = 0; p < k.ps.n; ++p) {
         int at = k.ps.list[p].at;
-        for (int b = 0; b < blocks; ++b) { // what follows a part is overwritten by the next one
-            const uint64_t in = ranked ? k.rows_of[p][b] : ~0ull;
-            _mm512_storeu_si512(out.hi + at, _mm512_maskz_compress_epi8(in, _mm512_load_si512(hi + 64*b)));
-            _mm512_storeu_si512(out.lo + at, _mm512_maskz_compress_epi8(in, _mm512_load_si512(lo + 64*b)));
+        for (int b = 0; b < blocks; ++b) { // what follows a part's rows is overwritten by its next block or the next part
+            const uint64_t in = RANKED ? k.rows_of[p][b] : ~0ull;
+            __m512i h = _mm512_maskz_compress_epi8(in, hi[b]), l = _mm512_maskz_compress_epi8(in, lo[b]);
+            if (blocks == 1) { // in registers: memory would wait for several stores
+                h = _mm512_permutexvar_epi8(word_order_of(k.ps.list[p].bits), h);
+                l = _mm512_permutexvar_epi8(word_order_of(k.ps.list[p].bits), l);
+            }
+            _mm512_storeu_si512(out.hi + at, h);
+            _mm512_storeu_si512(out.lo + at, l);
             at += (int) _mm_popcnt_u64(in);
         }
     }
-    for (int p = 0; p < k.ps.n; ++p) {
+    for (int p = 0; blocks > 1 && p < k.ps.n; ++p) {
         order_part(out.hi, k.ps.list[p]);
         order_part(out.lo, k.ps.list[p]);
     }
@@ -271,7 +297,8 @@ uint64_t xq_avx512_key_scores(const xq_side & side, const uint32_t * codes, cons
     for (int j0 = 0; j0 < n; j0 += BATCH) {
         const int nj = std::min(BATCH, n - j0);
         for (int j = 0; j < nj; ++j) {
-            coarse |= (uint64_t) prepare(k, ranked, q + (size_t) (j0 + j)*ldq, mu[j], offset[j]) << (j0 + j);
+            const float * qj = q + (size_t) (j0 + j)*ldq;
+            coarse |= (uint64_t) (ranked ? prepare<true>(k, qj, mu[j], offset[j]) : prepare<false>(k, qj, mu[j], offset[j])) << (j0 + j);
         }
         product_rows(nj, k.ps, codes, mu, offset, false, s + (size_t) j0*lds, lds);
     }
@@ -305,15 +332,14 @@ void xq_avx512_add_values(const xq_side & side, const uint32_t * codes, const ui
                 const float top = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(m[0]), _mm512_abs_ps(m[1])));
                 offset[j] = _mm512_reduce_add_ps(_mm512_fmadd_ps(p0, _mm512_load_ps(zero), _mm512_mul_ps(p1, _mm512_load_ps(zero + 16))));
                 mu[j].step[0] = mu[j].step[1] = step_of(top);
-                for (int i = 0; i < 2; ++i) {
-                    to_bytes(m[i], _mm512_set1_ps(inverse_of(top)), mu[j].hi + 16*i, mu[j].lo + 16*i);
-                }
-                for (int8_t * bytes : {mu[j].hi, mu[j].lo}) {
-                    if (side.bits == 3) {
-                        std::memcpy(bytes + XQ_TILE, bytes, XQ_TILE);
-                        order_part(bytes, ps.list[1]);
-                    }
-                    order_part(bytes, ps.list[0]);
+                const __m512 inv = _mm512_set1_ps(inverse_of(top));
+                const __m512 steps[4] = {_mm512_mul_ps(m[0], inv), _mm512_mul_ps(m[1], inv), _mm512_setzero_ps(), _mm512_setzero_ps()};
+                __m512i hi, lo;
+                to_bytes(steps, hi, lo);
+                for (int i = 0; i < ps.n; ++i) {
+                    const __m512i order = word_order_of(ps.list[i].bits);
+                    _mm512_storeu_si512(mu[j].hi + ps.list[i].at, _mm512_permutexvar_epi8(order, hi));
+                    _mm512_storeu_si512(mu[j].lo + ps.list[i].at, _mm512_permutexvar_epi8(order, lo));
                 }
             }
             for (int h = g; h < end; ++h) {

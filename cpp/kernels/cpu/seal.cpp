@@ -41,13 +41,21 @@ static void seal_values(const xq_cpu_kernels & kern, const xq_layer_view & L, in
     }
 }
 
+static void seal_tile(const xq_cpu_kernels & kern, const xq_layer_view & L, const int32_t * e, int head) {
+    seal_keys  (kern, L, e[0], e[1], e[2], head, (uint32_t) e[3]);
+    seal_values(kern, L, e[0], e[1], e[2], head, (uint32_t) e[3]);
+}
+
 void xq_seal_tiles(const xq_cpu_kernels & kern, const xq_layer_view & L, const int32_t * table, int ith, int nth) {
     const int32_t * list = table + table[2];
-    const int n_work = table[3] * L.n_head_kv;
-    for (int i = ith; i < n_work; i += nth) {
-        const int32_t * e = list + (size_t) (i / L.n_head_kv) * XQ_SEAL_INTS;
-        const int head = i % L.n_head_kv;
-        seal_keys  (kern, L, e[0], e[1], e[2], head, (uint32_t) e[3]);
-        seal_values(kern, L, e[0], e[1], e[2], head, (uint32_t) e[3]);
+    for (int i = ith; i < table[3]*L.n_head_kv; i += nth) {
+        seal_tile(kern, L, list + (size_t) (i / L.n_head_kv)*XQ_SEAL_INTS, i % L.n_head_kv);
+    }
+}
+
+void xq_seal_head(const xq_cpu_kernels & kern, const xq_layer_view & L, const int32_t * table, int head) {
+    const int32_t * list = table + table[2];
+    for (int i = 0; i < table[3]; ++i) {
+        seal_tile(kern, L, list + (size_t) i*XQ_SEAL_INTS, head);
     }
 }
