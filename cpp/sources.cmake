@@ -15,6 +15,8 @@ set(XQ_SOURCES
     kernels/cpu/by_mac.cpp
     kernels/cpu/dispatch.cpp
     kernels/cpu/generic.cpp
+    kernels/cpu/neon.cpp
+    kernels/cpu/neon_dot.cpp
     kernels/cpu/seal.cpp
     kernels/cpu/segments.cpp
     reference/reference.cpp

@@ -1,5 +1,5 @@
 // Kernel-level entry points: what tests, the self-test and microbenchmarks call on plain arrays. Every function
-// takes the implementation's name ("reference", "avx2", "generic"); unknown or unsupported names return -1.
+// takes the implementation's name ("reference", "generic", "avx512", "avx2", "neon", ...); unknown or unsupported names return -1.
 #pragma once
 
 #include "capi/xquant.h"

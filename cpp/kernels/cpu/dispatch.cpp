@@ -32,6 +32,10 @@ int xq_cpu_list(const xq_cpu_kernels ** out, int max) {
 #if XQ_HAVE_AVX2
         &xq_kernels_avx2,
 #endif
+#if XQ_HAVE_NEON
+        &xq_kernels_neon_dot,
+        &xq_kernels_neon,
+#endif
         &xq_kernels_generic,
     };
     int n = 0;

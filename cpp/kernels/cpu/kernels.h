@@ -88,6 +88,10 @@ extern const xq_cpu_kernels xq_kernels_generic;
 #if XQ_HAVE_AVX2
 extern const xq_cpu_kernels xq_kernels_avx2;
 #endif
+#if XQ_HAVE_NEON
+extern const xq_cpu_kernels xq_kernels_neon;
+extern const xq_cpu_kernels xq_kernels_neon_dot; // with the products of neon_dot.cpp
+#endif
 
 // Implementations that run on this machine, best first; the generic one is always there.
 int xq_cpu_list(const xq_cpu_kernels ** out, int max);
