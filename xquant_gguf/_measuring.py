@@ -11,6 +11,7 @@ from typing import Any
 
 from .config import FLAGS, XQuantConfig, resolve_kv
 from .errors import ConfigError, LibraryError, XQuantError
+from .plan_file import resolve_auto
 from .stock import StockKV
 
 
@@ -25,8 +26,11 @@ def exit_code(run: Callable[[], int]) -> int:
         return 130
 
 
-def parse_kvs(text: str) -> dict[str, XQuantConfig | StockKV]:
+def parse_kvs(text: str, model: str | None = None) -> dict[str, XQuantConfig | StockKV]:
     """The caches of a comma-separated list, by the name the user gave.
+
+    Args:
+        model: the file whose plan ``auto`` stands for.
 
     Raises:
         ConfigError: an empty list, or see :func:`parse_kv`.
@@ -34,14 +38,14 @@ def parse_kvs(text: str) -> dict[str, XQuantConfig | StockKV]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise ConfigError("--kv needs at least one name", repr(text), "try f16,balanced")
-    return {name: parse_kv(name) for name in names}
+    return {name: parse_kv(name, model) for name in names}
 
 
-def parse_kv(item: str) -> XQuantConfig | StockKV:
+def parse_kv(item: str, model: str | None = None) -> XQuantConfig | StockKV:
     """``name`` or ``name:setting=value:...`` to a cache description.
 
     Raises:
-        ConfigError: unknown name or setting.
+        ConfigError: unknown name or setting, or no plan for ``auto``.
     """
     name, *settings = item.split(":")
     changes: dict[str, Any] = {}
@@ -50,7 +54,7 @@ def parse_kv(item: str) -> XQuantConfig | StockKV:
         if key not in FLAGS:
             raise ConfigError("a cache setting must exist", key, f"use one of {', '.join(FLAGS)}")
         changes[key] = _value(value)
-    return resolve_kv(name, **changes)
+    return resolve_kv(resolve_auto(name, model), **changes)
 
 
 def _value(text: str) -> int | float | str | None:

@@ -25,6 +25,7 @@ from .errors import (
 )
 from .gguf_header import ModelInfo, read_header
 from .kv_cache import CacheSnapshot, KVCache, packed_snapshot, stock_snapshot
+from .plan_file import resolve_auto
 from .stock import StockKV, stock_of_type
 
 _NATIVE = _native.load()  # before llama_cpp, which looks for its library when imported
@@ -53,14 +54,16 @@ class Llama(llama_cpp.Llama):
         model_path: a GGUF file.
         kv: preset name ("lossless", "quality", "balanced", "small", "tiny", "xquant", ...),
             the name of a stock ggml type ("f16", "q8_0", ...), or an XQuantConfig.
-            Default "balanced".
+            "auto" is the plan that ``python -m xquant_gguf.calibrate`` made for the model,
+            "auto:FILE" one that lies elsewhere than beside it. Default "balanced".
         k_bits ... max_ubatch: replace single settings; see XQuantConfig for each one.
         progress: called with the fraction loaded, 0.0 to 1.0, while the model loads.
         **kwargs: every keyword of ``llama_cpp.Llama`` (``n_ctx``, ``n_threads``, ...).
             ``flash_attn`` is switched on where the cache needs it.
 
     Raises:
-        ConfigError: a bad setting or keyword, or settings that exclude each other.
+        ConfigError: a bad setting or keyword, settings that exclude each other, or no
+            plan for "auto".
         ModelFileError: the file is missing, incomplete or not GGUF.
         UnsupportedModelError: this model cannot be run, or not with this cache.
         OutOfMemoryError: the cache does not fit into memory.
@@ -101,7 +104,8 @@ class Llama(llama_cpp.Llama):
         **kwargs: Any,
     ) -> None:
         given = locals()
-        self._kv = resolve_kv(kv, **{name: given[name] for name in FLAGS})
+        auto = resolve_auto(kv, model_path)
+        self._kv = resolve_kv(auto, **{name: given[name] for name in FLAGS})
         _check_keywords(kwargs)
         _check_cache_keywords(self._kv, kwargs)
         path = os.fspath(model_path)

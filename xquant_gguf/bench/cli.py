@@ -48,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--kv",
         default=_DEFAULT_KV,
-        help=f"comma-separated presets and stock types ({_DEFAULT_KV}); settings may follow a "
-        "name, as in balanced:window=64",
+        help=f"comma-separated presets, stock types and auto ({_DEFAULT_KV}); settings may "
+        "follow a name, as in balanced:window=64",
     )
     parser.add_argument(
         "--depth",
@@ -122,7 +122,7 @@ def check_memory(
 
 
 def _run(args: argparse.Namespace) -> int:
-    kvs, depths = parse_kvs(args.kv), parse_depths(args.depth)
+    kvs, depths = parse_kvs(args.kv, args.model), parse_depths(args.depth)
     for option in ("threads", "batch", "rounds", "steps"):
         if getattr(args, option) < 1:
             raise ConfigError(f"--{option} must be 1 or more", getattr(args, option))

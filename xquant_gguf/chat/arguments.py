@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 
 from ..config import XQuantConfig, kv_names, parse_threshold, resolve_kv
 from ..errors import ConfigError
+from ..plan_file import AUTO, resolve_auto
 from ..stock import StockKV
+from .model import demo_path
 from .sampling import Sampling
 
 
@@ -54,7 +56,8 @@ def parse(argv: Sequence[str]) -> Options:
     for name, value in flags.items():
         if name.endswith("_from"):
             flags[name] = parse_threshold(value)
-    kv = resolve_kv(values["kv"], **flags)
+    path = demo_path() if values["demo"] and values["kv"].startswith(AUTO) else values["model"]
+    kv = resolve_kv(resolve_auto(values["kv"], path), **flags)
     if values["model"] and values["demo"]:
         raise ConfigError(
             "name a model file or use --demo, not both", values["model"], "drop one of them"
@@ -120,7 +123,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("cache", "settings that replace single ones of --kv")
     group.add_argument(
-        "--kv", metavar="NAME", default="balanced", help=f"{', '.join(kv_names())} (balanced)"
+        "--kv",
+        metavar="NAME",
+        default="balanced",
+        help=f"{', '.join(kv_names())}, auto: the model's plan (balanced)",
     )
     for item in dataclasses.fields(XQuantConfig):
         kind: Any = str

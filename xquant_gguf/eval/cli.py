@@ -49,7 +49,7 @@ class Job:
         Raises:
             ConfigError: an option or a data file that cannot be used.
         """
-        kvs, pairs = parse_kvs(args.kv), options.parse_pairs(args.retrieval_pairs)
+        kvs, pairs = parse_kvs(args.kv, args.model), options.parse_pairs(args.retrieval_pairs)
         options.check(args)
         files, text, rows = {}, "", []
         shown: list[truthfulqa.Question] = []

@@ -24,8 +24,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--kv",
         default=_DEFAULT_KV,
-        help="comma-separated presets and stock types; settings may follow a name, "
-        "as in balanced:sink=0:window=64",
+        help="comma-separated presets, stock types and auto (the model's plan); settings "
+        "may follow a name, as in balanced:sink=0:window=64",
     )
     add("--data", metavar="DIR", help="folder with wikitext-2/, kv-retrieval/ and truthfulqa/")
     add("--text", metavar="FILE", help="a text file (UTF-8) in place of DIR's WikiText-2")

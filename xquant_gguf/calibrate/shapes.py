@@ -1,0 +1,74 @@
+"""What the bits of one layer's keys or values cost, as the packed format lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .._checks import TILE
+
+Side = Literal["k", "v"]
+SIDES: tuple[Side, Side] = ("k", "v")
+
+WIDTHS: Mapping[Side, tuple[float, ...]] = {"k": (1, 1.5, 2, 2.5, 3, 4.5), "v": (1, 2, 3, 4)}
+"""Bits to choose from."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One packed layer: index in the model, KV heads, elements of a head's key and value."""
+
+    il: int
+    heads: int
+    dk: int
+    dv: int
+
+    def elements(self, side: Side) -> int:
+        """Elements of one token."""
+        return self.heads * (self.dk if side == "k" else self.dv)
+
+    def widths(self, side: Side) -> tuple[float, ...]:
+        """Bits to choose from; those of keys are what whole words of a lane hold."""
+        if side == "v":
+            return WIDTHS["v"]
+        return tuple(dict.fromkeys(self._words(bits) * TILE / self.dk for bits in WIDTHS["k"]))
+
+    def cost(self, side: Side, bits: float) -> int:
+        """Codes of one tile, in units of 128 bytes (a word of 32 lanes)."""
+        strip = self._words(bits) if side == "k" else int(bits) * -(-self.dv // TILE)
+        return self.heads * strip
+
+    def meta_bytes(self, side: Side) -> int:
+        """Scales and all else beside the codes of one tile, in bytes; the same for all bits."""
+        if side == "k":
+            return self.heads * (12 + self.dk // 4 + self.dk // 2 + self.dk)
+        return self.heads * (4 + TILE) * -(-self.dv // (2 * TILE))
+
+    def _words(self, bits: float) -> int:
+        return max(1, int(bits * self.dk / TILE + 0.5))
+
+
+def shapes_of(layers: Sequence[Mapping[str, Any]]) -> list[Shape]:
+    """The packed layers of a cache's report."""
+    return [
+        Shape(layer["il"], layer["n_head_kv"], layer["head_dim_k"], layer["head_dim_v"])
+        for layer in layers
+        if layer["packed"]
+    ]
+
+
+def true_bits(shapes: Sequence[Shape], units: int) -> float:
+    """Bits an element of a packed token, of codes that cost ``units`` in all."""
+    meta = sum(shape.meta_bytes(side) for shape in shapes for side in SIDES)
+    return 8 * (4 * TILE * units + meta) / (TILE * _elements(shapes))
+
+
+def units_within(shapes: Sequence[Shape], bits: float) -> int:
+    """The largest cost of codes with which true bits stay within ``bits``."""
+    meta = sum(shape.meta_bytes(side) for shape in shapes for side in SIDES)
+    return int((bits * TILE * _elements(shapes) / 8 - meta) / (4 * TILE) + 1e-6)
+
+
+def _elements(shapes: Sequence[Shape]) -> int:
+    return sum(shape.elements(side) for shape in shapes for side in SIDES)
