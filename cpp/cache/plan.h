@@ -25,7 +25,7 @@ struct xq_layer_plan {
 
 // Pairs are (0,1), (2,3), ... of the packed layers from the share thresholds on. A pair of different shapes, or one
 // cut by a 1-bit threshold, is not shared: codes can only be read at the bits they were written with.
-// Throws std::runtime_error if the settings name another number of layers, or bits that a head dim has no room for.
+// Throws std::runtime_error if the settings name bits for another number of layers.
 std::vector<xq_layer_plan> xq_make_plan(const xq_config & config, const std::vector<xq_layer_shape> & shapes);
 
 xq_side xq_key_side  (const xq_config & config, double bits, int dk, bool follower);

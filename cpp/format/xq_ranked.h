@@ -23,7 +23,7 @@
 // Rows of 1 and 2 bits are coded between their own minimum and maximum and relaxed (xq_format.h). Rows of 4 and 8
 // bits would lose more to a scale of 4 bits than to their codes: their scale is rounded up until it reaches the
 // minimum and the maximum from the stored midpoint, and their codes are taken from stored scale and midpoint.
-// (lossless, SmolLM2, 1536 tokens of Python documentation: KL 0.0063 without, 0.0044 with.)
+// (lossless, SmolLM2, 1536 tokens of Python documentation: KL 0.0063 without, 0.0045 with.)
 #ifndef XQ_RANKED_H
 #define XQ_RANKED_H
 

@@ -8,6 +8,7 @@
 
 #include "format/xq_ranked.h"
 #include "format/xq_unbiased.h"
+#include "kernels/cpu/seal_ranked.h"
 #include "reference/reference.h"
 
 #include <immintrin.h>
@@ -402,33 +403,12 @@ void put8(uint32_t * words, __m256 x, __m256 lo, __m256 inv, int n_max, __m128i 
 }
 
 void seal_ranked(const xq_side & side, const float * x, uint32_t * codes, uint8_t * meta) {
-    const int rows = side.rows, fine = xq_fine(side);
-    float lo[XQ_MAX_HEAD_DIM], hi[XQ_MAX_HEAD_DIM], range[XQ_MAX_HEAD_DIM], mean[XQ_MAX_HEAD_DIM];
-    float base[XQ_MAX_HEAD_DIM], inv[XQ_MAX_HEAD_DIM];
-    uint8_t cls[XQ_MAX_HEAD_DIM];
-    for (int i = 0; i < rows; ++i) {
-        const row32 row(x + (size_t) i*XQ_LANES);
-        lo[i] = row.lowest();
-        hi[i] = row.highest();
-        range[i] = hi[i] - lo[i];
-        mean[i]  = row.sum() / (float) XQ_LANES;
-    }
-    xq_ref_rank(side, range, cls);
-    xq_ref_write_ranked(side, cls, lo, hi, mean, meta, base, inv);
-    int first[XQ_CLASSES + 1], at[XQ_CLASSES] = {0};
-    xq_ref_class_words(side, cls, first);
-    std::memset(codes, 0, sizeof(uint32_t) * xq_side_words(side));
-    for (int i = 0; i < rows; ++i) {
-        const int bits = xq_class_bits(cls[i], fine), place = at[cls[i]]++;
-        if (bits == 0) {
-            continue;
-        }
-        const row32 row(x + (size_t) i*XQ_LANES);
-        uint32_t * words = codes + (size_t) (first[cls[i]] + xq_code_word(place, bits))*XQ_LANES;
+    xq_seal_ranked<row32>(side, x, codes, meta, [](const row32 & row, float base, float inv, int bits, uint32_t * start, int place) {
+        uint32_t * words = start + (size_t) xq_code_word(place, bits)*XQ_LANES;
         for (int j = 0; j < 4; ++j) {
-            put8(words + 8*j, row.v[j], _mm256_set1_ps(base[i]), _mm256_set1_ps(inv[i]), xq_code_max(bits), _mm_cvtsi32_si128((place*bits) & 31));
+            put8(words + 8*j, row.v[j], _mm256_set1_ps(base), _mm256_set1_ps(inv), xq_code_max(bits), _mm_cvtsi32_si128((place*bits) & 31));
         }
-    }
+    });
 }
 
 void seal_unbiased(const xq_side & side, const float * x, int n, int lanes, const uint8_t * row_ok, uint32_t * codes, uint8_t * meta) {

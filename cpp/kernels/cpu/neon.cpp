@@ -7,6 +7,7 @@
 #include "format/xq_unbiased.h"
 #include "kernels/cpu/neon_dot.h"
 #include "kernels/cpu/neon_mac.h"
+#include "kernels/cpu/seal_ranked.h"
 #include "reference/reference.h"
 
 #include <cmath>
@@ -279,33 +280,12 @@ struct place {
 };
 
 void seal_ranked(const xq_side & side, const float * x, uint32_t * codes, uint8_t * meta) {
-    const int rows = side.rows, fine = xq_fine(side);
-    float lo[XQ_MAX_HEAD_DIM], hi[XQ_MAX_HEAD_DIM], range[XQ_MAX_HEAD_DIM], mean[XQ_MAX_HEAD_DIM];
-    float base[XQ_MAX_HEAD_DIM], inv[XQ_MAX_HEAD_DIM];
-    uint8_t cls[XQ_MAX_HEAD_DIM];
-    for (int i = 0; i < rows; ++i) {
-        const row32 row(x + (size_t) i*XQ_LANES);
-        lo[i] = row.lowest();
-        hi[i] = row.highest();
-        range[i] = hi[i] - lo[i];
-        mean[i]  = row.sum() / (float) XQ_LANES;
-    }
-    xq_ref_rank(side, range, cls);
-    xq_ref_write_ranked(side, cls, lo, hi, mean, meta, base, inv);
-    int first[XQ_CLASSES + 1], at[XQ_CLASSES] = {0};
-    xq_ref_class_words(side, cls, first);
-    std::memset(codes, 0, sizeof(uint32_t) * xq_side_words(side));
-    for (int i = 0; i < rows; ++i) {
-        const int bits = xq_class_bits(cls[i], fine), nth = at[cls[i]]++;
-        if (bits == 0) {
-            continue;
-        }
-        const row32 row(x + (size_t) i*XQ_LANES);
-        const place to(codes + (size_t) first[cls[i]]*XQ_LANES, nth, bits);
+    xq_seal_ranked<row32>(side, x, codes, meta, [](const row32 & row, float base, float inv, int bits, uint32_t * start, int nth) {
+        const place to(start, nth, bits);
         for (int j = 0; j < 8; ++j) {
-            to.put(4*j, encode(row.v[j], vdupq_n_f32(base[i]), vdupq_n_f32(inv[i]), vdupq_n_s32(xq_code_max(bits))));
+            to.put(4*j, encode(row.v[j], vdupq_n_f32(base), vdupq_n_f32(inv), vdupq_n_s32(xq_code_max(bits))));
         }
-    }
+    });
 }
 
 // Whole strips whose owner has all rows and lanes; anything else (holes, followers, short strips) goes to the
