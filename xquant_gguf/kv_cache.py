@@ -128,7 +128,7 @@ class KVCache:
 
 
 def packed_snapshot(report: Mapping[str, Any]) -> CacheSnapshot:
-    """Translate the JSON report of the C API (``xq_report``, format version 1)."""
+    """Translate the JSON report of the C API (``xq_report``)."""
     sizes = report["bytes"]
     return CacheSnapshot(
         kind="packed",

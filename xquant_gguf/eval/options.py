@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .._measuring import check_folder, load_pyplot
 from ..errors import ConfigError
 
-_DEFAULT_KV = "f16,q8_0,q4_0,kivi2,asymkv1.5,xquant,balanced"
+_DEFAULT_KV = "f16,q8_0,q4_0,lossless,quality,balanced,small,tiny,xquant,kivi2"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
