@@ -30,8 +30,9 @@ def options() -> list[str]:
 
 
 def build_dir() -> Path:
-    """One directory per upstream, options, compiler choice and machine (-march=native)."""
+    """One per checkout, upstream, options, compiler choice and machine (-march=native)."""
     facts = [
+        str(ROOT),  # CMake refuses a build tree that another source directory configured
         upstream.read_pin().sha256,
         os.environ.get("XQUANT_LLAMA_CPP", ""),
         *options(),
