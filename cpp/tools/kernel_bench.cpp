@@ -1,6 +1,7 @@
 // Time and instructions of the CPU kernels, an element of the cache at a time.
 //
 //   xq-kernel-bench                      every implementation and form: ns an element, cycles by the time-stamp counter
+//   xq-kernel-bench avx512 attend-8k     the attention of one decode step at 8192 tokens, one thread
 //   valgrind --tool=callgrind --toggle-collect='measured*' xq-kernel-bench avx2 keys-2 100
 //                                        instructions of 100 calls of one kernel; an element is one of 64 x 32
 //
@@ -8,6 +9,7 @@
 #include "format/xq_rotate.h"
 #include "kernels/cpu/kernels.h"
 #include "reference/reference.h"
+#include "tools/layer_bench.h"
 
 #include <algorithm>
 #include <chrono>
@@ -114,6 +116,7 @@ std::vector<kernel> all_kernels() {
     auto d = std::make_shared<data>();
     out.push_back({"softmax", 256, [d](const xq_cpu_kernels & k) { float sum; k.softmax(d->x.data(), 256, &sum); }});
     out.push_back({"rotate", D, [d](const xq_cpu_kernels & k) { k.rotate(d->x.data(), D, xq_rotate_block(D)); }});
+    out.push_back({"attend-8k", 30*8192*3*2*D, xq_attend_bench(8192, keys(0, 2.0), values(2, XQ_META_LOG8))}); // SmolLM2, `balanced`
     return out;
 }
 
@@ -128,11 +131,11 @@ __attribute__((noinline)) void measured(const kernel & what, const xq_cpu_kernel
 
 int main(int argc, char ** argv) {
     const auto argument = [&](int i) { return std::string(i < argc ? argv[i] : "all"); };
-    const int calls = argc > 3 ? std::atoi(argv[3]) : 20000;
     const xq_cpu_kernels * list[8];
     const int n = xq_cpu_list(list, 8);
     std::printf("| kernel | implementation | ns an element | cycles an element |\n|---|---|---|---|\n");
     for (const kernel & what : all_kernels()) {
+        const int calls = argc > 3 ? std::atoi(argv[3]) : std::max(1, 20000*D*XQ_TILE/what.elements);
         if (argument(2) != "all" && argument(2) != what.name) {
             continue;
         }

@@ -298,8 +298,9 @@ void xq_attend(const xq_cpu_kernels & kern, const xq_attend_args & a, int ith, i
     const int blocks = (n_tps + step - 1) / step;
     const int items  = a.n_stream*a.layer.n_head_kv*blocks*a.n_parts;
     for (int i = ith; i < items; i += nth) {
-        const int part   = i % a.n_parts, rest = i / a.n_parts;
-        const int head   = rest % a.layer.n_head_kv, at = rest / a.layer.n_head_kv;
+        // heads first: their tiles are neighbours in memory
+        const int head   = i % a.layer.n_head_kv, rest = i / a.layer.n_head_kv;
+        const int part   = rest % a.n_parts, at = rest / a.n_parts;
         const int stream = at / blocks, t0 = (at % blocks)*step;
         block b(kern, a, stream, head, t0, std::min(t0 + step, n_tps));
         if (a.n_parts > 1) {

@@ -8,3 +8,4 @@ uint64_t xq_avx512_key_scores(const xq_side & side, const uint32_t * codes, cons
                               float * s, int lds);
 void xq_avx512_add_values(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * p, int ldp, int n,
                           float * o, int ldo);
+float xq_avx512_softmax(float * s, int n, float * sum);

@@ -18,6 +18,7 @@ static const xq_cpu_kernels & avx512() {
         of.supported  = has_avx512;
         of.key_scores = xq_avx512_key_scores;
         of.add_values = xq_avx512_add_values;
+        of.softmax    = xq_avx512_softmax;
         return of;
     }();
     return k;
