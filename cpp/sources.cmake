@@ -12,6 +12,7 @@ set(XQ_SOURCES
     kernels/cpu/attend.cpp
     kernels/cpu/avx2.cpp
     kernels/cpu/avx512.cpp
+    kernels/cpu/avx512_values.cpp
     kernels/cpu/by_mac.cpp
     kernels/cpu/dispatch.cpp
     kernels/cpu/generic.cpp

@@ -65,10 +65,6 @@ struct xq_attend_args {
     int n_parts;
 };
 
-// Tiles of a chunk, the unit of partial results: 256 cells, the step in which llama.cpp grows n_kv. Chunks are
-// always summed apart and folded in order, so results depend neither on threads nor on the batch.
-constexpr int XQ_CHUNK_TILES = 8;
-
 // One part a chunk when there are few queries and threads need more to do, else 1: whole rows at once.
 int xq_attend_parts(int n_tokens, int n_stream, int n_head_kv, int n_head, int n_kv, int dv);
 

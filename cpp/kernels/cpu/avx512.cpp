@@ -1,5 +1,5 @@
-// AVX-512 with VNNI and VBMI (Ice Lake, Zen 4 and later): avx2's primitives, with products (avx512_product.h) and a
-// softmax of its own. What surrounds the products costs as much as they do, so four queries are prepared together.
+// AVX-512 with VNNI and VBMI (Ice Lake, Zen 4 and later): keys, and a softmax. What surrounds the products costs as
+// much as they do, so four queries are prepared together.
 #include "kernels/cpu/avx512.h"
 #include "kernels/cpu/avx512_product.h"
 
@@ -11,36 +11,6 @@ using namespace xq_avx512;
 namespace {
 
 constexpr int VECTORS = XQ_MAX_HEAD_DIM/16;
-constexpr float STEPS = 32512.0f; // of the largest multiplier
-
-// 64 multipliers, already in steps, to bytes in row order.
-void to_bytes(const __m512 * m, __m512i & hi, __m512i & lo) {
-    const __m512i back = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); // packs works by quarters
-    const __m512i a = _mm512_packs_epi32(_mm512_cvtps_epi32(m[0]), _mm512_cvtps_epi32(m[1]));
-    const __m512i b = _mm512_packs_epi32(_mm512_cvtps_epi32(m[2]), _mm512_cvtps_epi32(m[3]));
-    const __m512i half = _mm512_set1_epi16(128);
-    const __m512i ha = _mm512_srai_epi16(_mm512_add_epi16(a, half), 8), hb = _mm512_srai_epi16(_mm512_add_epi16(b, half), 8);
-    const __m512i la = _mm512_sub_epi16(a, _mm512_slli_epi16(ha, 8)), lb = _mm512_sub_epi16(b, _mm512_slli_epi16(hb, 8));
-    hi = _mm512_permutexvar_epi32(back, _mm512_packs_epi16(ha, hb));
-    lo = _mm512_permutexvar_epi32(back, _mm512_packs_epi16(la, lb));
-}
-
-// One number out of each of four vectors, by an operation on pairs.
-template <class Op> __m128 of_four(const __m512 * v, Op op) {
-    const __m512 a = op(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-    const __m512 b = op(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-    const __m512 c = op(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE)); // v0..v3 in every quarter
-    const __m512 d = op(c, _mm512_shuffle_f32x4(c, c, 0x4E));
-    return _mm512_castps512_ps128(op(d, _mm512_shuffle_f32x4(d, d, 0xB1)));
-}
-__m128 maxima(const __m512 * v) { return of_four(v, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); }); }
-__m128 sums(const __m512 * v)   { return of_four(v, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); }); }
-
-// Steps a unit, for multipliers of up to `top`; none where all are 0.
-__m128 inverses(__m128 top) { return _mm_and_ps(_mm_cmpgt_ps(top, _mm_setzero_ps()), _mm_div_ps(_mm_set1_ps(STEPS), top)); }
-
-uint16_t load_u16(const uint8_t * p) { uint16_t v; std::memcpy(&v, p, 2); return v; }
-float    load_f16(const uint8_t * p) { return _cvtsh_ss(load_u16(p)); }
 
 // ---- keys --------------------------------------------------------------------------------------------------
 
@@ -219,7 +189,7 @@ uint64_t key_scores(const key_strip & k, const uint32_t * codes, const float * q
     for (int j = 0; j < n; j += BATCH) {
         const int nj = std::min(BATCH, n - j);
         coarse |= (uint64_t) prepare<TABLES>(k, q + (size_t) j*ldq, ldq, nj, mu, offset) << j;
-        product(nj, k.f, codes, mu, offset, false, s + (size_t) j*lds, lds);
+        product(nj, k.f, codes, mu, offset, s + (size_t) j*lds, lds);
     }
     return coarse;
 }
@@ -236,97 +206,6 @@ uint64_t xq_avx512_key_scores(const xq_side & side, const uint32_t * codes, cons
     return k.vectors <= 4 ? key_scores<1>(k, codes, q, ldq, n, s, lds)
          : k.vectors <= 8 ? key_scores<2>(k, codes, q, ldq, n, s, lds)
                           : key_scores<4>(k, codes, q, ldq, n, s, lds);
-}
-
-// ---- values ------------------------------------------------------------------------------------------------
-
-namespace {
-
-// Scale and zero point of 32 tokens.
-struct value_meta {
-    __m512 scale[2], zero[2];
-
-    value_meta(const xq_side & side, const uint8_t * meta) {
-        if (side.meta == XQ_META_LOG8) {
-            const __m512i lowest = _mm512_set1_epi32(load_u16(meta)), step = _mm512_set1_epi32(load_u16(meta + 2)), one = _mm512_set1_epi32(1);
-            const __m512 half = _mm512_set1_ps(-0.5f*(float) xq_code_max(side.bits));
-            for (int i = 0; i < 2; ++i) {
-                const __m512i u = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) (meta + XQ_LOG_HEAD + 16*i)));
-                const __m512i log = _mm512_add_epi32(lowest, _mm512_mullo_epi32(_mm512_sub_epi32(u, one), step));
-                scale[i] = _mm512_castsi512_ps(_mm512_maskz_slli_epi32(_mm512_test_epi32_mask(u, u), log, 16));
-                zero[i]  = _mm512_mul_ps(scale[i], half);
-            }
-            return;
-        }
-        alignas(64) float s[XQ_TILE], z[XQ_TILE];
-        xq_kernels_avx2.read_meta(side, meta, s, z);
-        for (int i = 0; i < 2; ++i) {
-            scale[i] = _mm512_load_ps(s + 16*i);
-            zero[i]  = _mm512_load_ps(z + 16*i);
-        }
-    }
-};
-
-} // namespace
-
-void xq_avx512_add_values(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * p, int ldp, int n, float * o, int ldo) {
-    const int words = xq_side_words(side);
-    fields f; // multipliers are put in order below
-    const int low = side.bits == 3 ? 2 : side.bits;
-    f.add(low, XQ_TILE, 0);
-    f.close();
-    if (side.bits == 3) {
-        f.add(1, XQ_TILE, xq_plane_words(XQ_TILE, 2));
-        f.close(4.0f);
-    }
-    const __m512i order = load(of_bits(low).order.data()), order1 = load(of_bits(1).order.data());
-    multipliers mu[BATCH];
-    alignas(16) float offset[BATCH], inv[BATCH], step[BATCH];
-    for (int g = 0; g < side.strips;) {
-        int end = g + 1; // strips that share these scales
-        while (end < side.strips && xq_meta_at(side, end) == xq_meta_at(side, g)) {
-            ++end;
-        }
-        const value_meta of(side, meta + xq_meta_at(side, g));
-        for (int j0 = 0; j0 < n; j0 += BATCH) {
-            const int nj = std::min(BATCH, n - j0);
-            __m512 m[BATCH][2], sum[BATCH], top[BATCH];
-            for (int j = 0; j < BATCH; ++j) {
-                const float * pj = p + (size_t) (j0 + std::min(j, nj - 1))*ldp;
-                const __m512 p0 = _mm512_loadu_ps(pj), p1 = _mm512_loadu_ps(pj + 16);
-                m[j][0] = _mm512_mul_ps(p0, of.scale[0]);
-                m[j][1] = _mm512_mul_ps(p1, of.scale[1]);
-                sum[j] = _mm512_fmadd_ps(p0, of.zero[0], _mm512_mul_ps(p1, of.zero[1]));
-                top[j] = _mm512_max_ps(_mm512_abs_ps(m[j][0]), _mm512_abs_ps(m[j][1]));
-            }
-            const __m128 most = maxima(top);
-            _mm_store_ps(offset, sums(sum));
-            _mm_store_ps(inv, inverses(most));
-            _mm_store_ps(step, _mm_mul_ps(most, _mm_set1_ps(1.0f/STEPS)));
-            for (int j = 0; j < nj; j += 2) { // two rows of 32 in a vector of bytes
-                __m512 steps[4];
-                for (int i = 0; i < 4; ++i) {
-                    steps[i] = _mm512_mul_ps(m[j + i/2][i%2], _mm512_set1_ps(inv[j + i/2]));
-                }
-                __m512i hi, lo;
-                to_bytes(steps, hi, lo);
-                for (int i = 0; i < f.segments; ++i) {
-                    const __m512i h = _mm512_permutexvar_epi8(i ? order1 : order, hi), l = _mm512_permutexvar_epi8(i ? order1 : order, lo);
-                    const int at = i*XQ_TILE;
-                    _mm256_store_si256((__m256i *) (mu[j].hi + at), _mm512_castsi512_si256(h));
-                    _mm256_store_si256((__m256i *) (mu[j].lo + at), _mm512_castsi512_si256(l));
-                    _mm256_store_si256((__m256i *) (mu[j + 1].hi + at), _mm512_extracti64x4_epi64(h, 1));
-                    _mm256_store_si256((__m256i *) (mu[j + 1].lo + at), _mm512_extracti64x4_epi64(l, 1));
-                }
-                mu[j].step[0] = mu[j].step[1] = step[j];
-                mu[j + 1].step[0] = mu[j + 1].step[1] = step[j + 1];
-            }
-            for (int h = g; h < end; ++h) {
-                product(nj, f, codes + (size_t) h*words, mu, offset, true, o + (size_t) j0*ldo + h*XQ_LANES, ldo);
-            }
-        }
-        g = end;
-    }
 }
 
 // ---- softmax -----------------------------------------------------------------------------------------------

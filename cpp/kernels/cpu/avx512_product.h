@@ -1,9 +1,4 @@
-// Codes times multipliers in AVX-512 with VNNI: the inner loop of avx512.cpp.
-//
-// vpdpbusd multiplies four unsigned codes of each of 16 lanes by four signed bytes and adds them up, so that a masked
-// word meets four rows' multipliers in one instruction: 64 codes, against 32 in avx2's two. Multipliers have 15 bits
-// as there, m = step * (256*hi + lo). Sums stay in 32 bits: 256 rows * 255 * 32512 is just below 2^31.
-// (Without lo in rows of 1 and 2 bits, keys took 4 % less time, values 14 %, and the error rose from 1e-8 to 1e-5: not worth it.)
+// The product of keys in AVX-512.
 //
 // A *field* is what one mask takes out of a word: four rows of every lane. Words of all widths become one list of fields,
 // walked by one loop. Branching on each word's width was slower by a third of a decode step's attention (SmolLM2, 8192
@@ -11,31 +6,15 @@
 #pragma once
 
 #include "format/xq_ranked.h"
-
-#include <immintrin.h>
-
-#include <array>
-#include <cstring>
+#include "kernels/cpu/avx512_bytes.h"
 
 namespace xq_avx512 {
 
 constexpr int MOST_FIELDS = 160;             // 3-bit rows of a head dim of 256 take 128, the longest step 16 more
 constexpr int ROOM        = 4*MOST_FIELDS;   // bytes of multipliers of a row
-constexpr int BATCH       = 4;               // rows of multipliers that meet a word together
 
-using bytes64 = std::array<uint8_t, 64>;
 using dwords16 = std::array<uint32_t, 16>;
 
-// Rows of whole words, in ascending order, to the order in which fields meet them: byte b of field k of a word is its
-// row b*(8/bits) + k. Repeats with every word.
-constexpr bytes64 word_order(int bits) {
-    bytes64 at{};
-    const int fields = 8/bits, rows = 32/bits;
-    for (int i = 0; i < 64; ++i) {
-        at[i] = (uint8_t) (i/rows*rows + i%4*fields + i%rows/4);
-    }
-    return at;
-}
 // Where 16 fields of one width lie: byte offset of the word, and by how much to shift it.
 constexpr dwords16 field_word(int bits) {
     dwords16 at{};
@@ -59,8 +38,6 @@ struct width {
 constexpr width width_of(int bits) { return {word_order(bits), field_word(bits), field_shift(bits)}; }
 alignas(64) constexpr width WIDTHS[4] = {width_of(1), width_of(2), width_of(4), width_of(8)};
 inline const width & of_bits(int bits) { return WIDTHS[bits == 1 ? 0 : bits == 2 ? 1 : bits == 4 ? 2 : 3]; }
-
-inline __m512i load(const void * p) { return _mm512_loadu_si512(p); }
 
 struct multipliers {
     alignas(64) int8_t hi[ROOM];
@@ -105,21 +82,8 @@ struct fields {
     }
 };
 
-inline __m512i four_bytes(const int8_t * p) { int v; std::memcpy(&v, p, 4); return _mm512_set1_epi32(v); }
-
-// acc += four bytes of m, the same for all lanes, times the bytes of c. As assembly where that is understood: GCC 12 copies every
-// accumulator once more an iteration around its intrinsic.
-inline void dot(__m512i & acc, __m512i c, __m512i m) {
-#if defined(__GNUC__)
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(c), "v"(m));
-#else
-    acc = _mm512_dpbusd_epi32(acc, c, m);
-#endif
-}
-
-// out[r][32] (+)= offset[r] + codes . multipliers of row r
-template <int NR>
-void product(const fields & f, const uint32_t * codes, const multipliers * mu, const float * offset, bool add, float * out, int ldo) {
+// out[r][32] = offset[r] + codes . multipliers of row r
+template <int NR> void product(const fields & f, const uint32_t * codes, const multipliers * mu, const float * offset, float * out, int ldo) {
     __m512 total[NR][2];
     for (int r = 0; r < NR; ++r) {
         total[r][0] = total[r][1] = _mm512_set1_ps(offset[r]);
@@ -150,19 +114,18 @@ void product(const fields & f, const uint32_t * codes, const multipliers * mu, c
     }
     for (int r = 0; r < NR; ++r) {
         for (int half = 0; half < 2; ++half) {
-            float * o = out + (size_t) r*ldo + 16*half;
-            _mm512_storeu_ps(o, add ? _mm512_add_ps(_mm512_loadu_ps(o), total[r][half]) : total[r][half]);
+            _mm512_storeu_ps(out + (size_t) r*ldo + 16*half, total[r][half]);
         }
     }
 }
 
 // The same for n rows, 1 to BATCH.
-inline void product(int n, const fields & f, const uint32_t * codes, const multipliers * mu, const float * offset, bool add, float * out, int ldo) {
+inline void product(int n, const fields & f, const uint32_t * codes, const multipliers * mu, const float * offset, float * out, int ldo) {
     switch (n) {
-        case 1:  product<1>(f, codes, mu, offset, add, out, ldo); break;
-        case 2:  product<2>(f, codes, mu, offset, add, out, ldo); break;
-        case 3:  product<3>(f, codes, mu, offset, add, out, ldo); break;
-        default: product<4>(f, codes, mu, offset, add, out, ldo); break;
+        case 1:  product<1>(f, codes, mu, offset, out, ldo); break;
+        case 2:  product<2>(f, codes, mu, offset, out, ldo); break;
+        case 3:  product<3>(f, codes, mu, offset, out, ldo); break;
+        default: product<4>(f, codes, mu, offset, out, ldo); break;
     }
 }
 

@@ -42,8 +42,8 @@ uint64_t xq_key_scores(const xq_cpu_kernels & kern, const xq_side & side, const 
 }
 
 // o[lane] += sum_t (p_t scale_t) code_t[lane]  +  sum_t p_t zero_t, strip by strip
-void xq_add_values(const xq_cpu_kernels & kern, const xq_side & side, const uint32_t * codes, const uint8_t * meta,
-                   const float * p, int ldp, int n, float * o, int ldo) {
+static void add_tile(const xq_cpu_kernels & kern, const xq_side & side, const uint32_t * codes, const uint8_t * meta,
+                     const float * p, int ldp, int n, float * o, int ldo) {
     alignas(32) float scale[XQ_TILE], zero[XQ_TILE], m[BATCH*XQ_TILE], offset[BATCH];
     const int words = xq_side_words(side);
     for (int g = 0; g < side.strips;) {
@@ -69,5 +69,12 @@ void xq_add_values(const xq_cpu_kernels & kern, const xq_side & side, const uint
             }
         }
         g = end;
+    }
+}
+
+void xq_add_values(const xq_cpu_kernels & kern, const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n,
+                   float * o, int ldo) {
+    for (int i = 0; i < tiles.n; ++i) {
+        add_tile(kern, side, tiles.codes[i], tiles.meta[i], p + tiles.at[i], ldp, n, o, ldo);
     }
 }

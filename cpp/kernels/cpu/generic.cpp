@@ -143,8 +143,8 @@ uint64_t key_scores(const xq_side & side, const uint32_t * codes, const uint8_t 
     return xq_key_scores(xq_kernels_generic, side, codes, meta, q, ldq, n, s, lds);
 }
 
-void add_values(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * p, int ldp, int n, float * o, int ldo) {
-    xq_add_values(xq_kernels_generic, side, codes, meta, p, ldp, n, o, ldo);
+void add_values(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo) {
+    xq_add_values(xq_kernels_generic, side, tiles, p, ldp, n, o, ldo);
 }
 
 } // namespace

@@ -27,6 +27,18 @@ struct xq_segments {
 // From the classes in the metadata of a ranked strip.
 void xq_read_segments(const xq_side & side, const uint8_t * meta, xq_segments & out);
 
+// Tiles of a chunk, the unit of partial results: 256 cells, the step in which llama.cpp grows n_kv. Chunks are
+// always summed apart and folded in order, so results depend neither on threads nor on the batch.
+constexpr int XQ_CHUNK_TILES = 8;
+
+// Sealed tiles of one chunk and head whose values are wanted, in order.
+struct xq_value_tiles {
+    int n = 0;
+    const uint32_t * codes[XQ_CHUNK_TILES];
+    const uint8_t  * meta[XQ_CHUNK_TILES];
+    int at[XQ_CHUNK_TILES]; // where in a row of weights the tile's 32 are
+};
+
 struct xq_cpu_kernels {
     const char * name;
     bool (*supported)();
@@ -51,9 +63,8 @@ struct xq_cpu_kernels {
     uint64_t (*key_scores)(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n,
                            float * s, int lds);
 
-    // o[j] (stride ldo, strips*32 wide) += sum_t p[j][t] * value[t], of all strips of a sealed tile and head.
-    void (*add_values)(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * p, int ldp, int n,
-                       float * o, int ldo);
+    // o[j] (stride ldo, strips*32 wide) += sum_t p[j][t] * value[t], of all strips and tiles, n rows.
+    void (*add_values)(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo);
 
     // Quantise a strip: contract of xq_ref_seal_strip (reference.h), codes bit-exact.
     void (*seal_strip)(const xq_side & side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
