@@ -10,24 +10,26 @@ using namespace xq_avx512;
 
 namespace {
 
-constexpr int VECTORS = XQ_MAX_HEAD_DIM/16;
 
 // ---- keys --------------------------------------------------------------------------------------------------
 
 // What a strip's rows share for all queries. Rows of 8 bits have far smaller scales than the others, and steps of
 // their own: they are the first of two segments.
-struct key_strip {
-    int vectors;                // of 16 rows
+// TABLES: vectors of 64 bytes that its rows fill; WHOLE: to the last byte, so that loops have fixed lengths.
+template <int TABLES, bool WHOLE> struct key_strip {
+    int rows;
     fields f;
     bool apart = false;         // whether there are rows of 8 bits
     float most[2];              // largest code of each segment
-    __m512 scale[VECTORS], zero[VECTORS];
-    uint64_t eight[VECTORS/4];  // rows of 8 bits
+    __m512 scale[4*TABLES], zero[4*TABLES];
+    uint64_t eight[TABLES];     // rows of 8 bits
+
+    int vectors() const { return WHOLE ? 4*TABLES : rows/16; }
 
     __mmask16 in_eight(int i) const { return (__mmask16) (eight[i/4] >> 16*(i%4)); }
 
-    // Rows of a class, in ascending order, to where the next fields will look for them. Returns how many.
-    int list_rows(const uint64_t * in) {
+    // Fields of some rows in words from `first` on. Returns the words.
+    int add_rows(int bits, const uint64_t * in, int first) {
         alignas(64) static constexpr bytes64 count = [] {
             bytes64 b{};
             for (int i = 0; i < 64; ++i) {
@@ -35,18 +37,22 @@ struct key_strip {
             }
             return b;
         }();
-        int rows = 0;
-        for (int b = 0; b < (vectors + 3)/4; ++b) {
-            const __m512i all = _mm512_add_epi8(load(count.data()), _mm512_set1_epi8((char) (64*b)));
-            _mm512_storeu_si512(f.row + 4*f.n + rows, _mm512_maskz_compress_epi8(in[b], all));
-            rows += (int) _mm_popcnt_u64(in[b]);
+        const __m512i low = load(count.data());
+        if (TABLES == 1) { // in registers: memory would wait for the store
+            return in[0] ? f.add(bits, (int) _mm_popcnt_u64(in[0]), first, _mm512_maskz_compress_epi8(in[0], low)) : 0;
         }
-        return rows;
+        int n = 0;
+        for (int b = 0; b < TABLES; ++b) {
+            const __m512i all = _mm512_add_epi8(low, _mm512_set1_epi8((char) (64*b)));
+            _mm512_storeu_si512(f.row + 4*f.n + n, _mm512_maskz_compress_epi8(in[b], all));
+            n += (int) _mm_popcnt_u64(in[b]);
+        }
+        return n ? f.add(bits, n, first) : 0;
     }
 
     // Ranked, from its metadata (xq_ranked.h).
     void read_ranked(const xq_side & side, const uint8_t * meta) {
-        const int rows = side.rows, fine = xq_fine(side);
+        const int fine = xq_fine(side);
         const uint8_t * low = meta + XQ_RANKED_HEAD, * high = low + rows/8;
         const uint8_t * scales = meta + xq_ranked_scale_at(rows), * mids = meta + xq_ranked_mid_at(rows);
         const __m512 lo0 = _mm512_set1_ps(load_f16(meta + 4)), lo1 = _mm512_set1_ps(load_f16(meta + 8));
@@ -59,7 +65,7 @@ struct key_strip {
         const __m512i u = _mm512_setr_epi32(-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
         const __m512i log = _mm512_add_epi32(_mm512_set1_epi32(load_u16(meta)), _mm512_mullo_epi32(u, _mm512_set1_epi32(load_u16(meta + 2))));
         const __m512 scale_of = _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xFFFE, log, 16));
-        for (int i = 0; i < vectors; ++i) {
+        for (int i = 0; i < vectors(); ++i) {
             const __mmask16 l = load_u16(low + 2*i), h = load_u16(high + 2*i), wide = fine ? h : (__mmask16) (l & h);
             const __m512i pair = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *) (scales + 8*i)));
             scale[i] = _mm512_permutexvar_ps(_mm512_or_si512(pair, _mm512_slli_epi64(pair, 28)), scale_of); // reads 4 bits of an index
@@ -69,22 +75,19 @@ struct key_strip {
                                                         _mm512_mask_blend_ps(l, half_levels[2], half_levels[3]));
             zero[i] = _mm512_fnmadd_ps(scale[i], half, mid);
         }
-        uint64_t l[VECTORS/4] = {}, h[VECTORS/4] = {}, there[VECTORS/4] = {}, in[VECTORS/4];
+        uint64_t l[TABLES] = {}, h[TABLES] = {}, there[TABLES] = {}, in[TABLES];
         std::memcpy(l, low, rows/8);
         std::memcpy(h, high, rows/8);
         std::memset(there, 0xFF, rows/8);
         int word = 0;
         for (int c = XQ_CLASSES - 1; c >= (fine ? 0 : 1); --c) {
-            for (int b = 0; b < (vectors + 3)/4; ++b) {
+            for (int b = 0; b < TABLES; ++b) {
                 in[b] = (c & 1 ? l[b] : ~l[b]) & (c & 2 ? h[b] : ~h[b]) & there[b];
             }
-            const int n = list_rows(in);
-            if (n > 0) {
-                word += f.add(xq_class_bits(c, fine), n, word);
-            }
-            if (fine && c == XQ_CLASSES - 1 && n > 0) {
+            word += add_rows(xq_class_bits(c, fine), in, word);
+            if (fine && c == XQ_CLASSES - 1 && word > 0) {
                 apart = true;
-                std::copy(in, in + VECTORS/4, eight);
+                std::copy(in, in + TABLES, eight);
                 most[0] = 255.0f;
                 f.close();
             }
@@ -96,18 +99,17 @@ struct key_strip {
     void read_uniform(const xq_side & side, const uint8_t * meta) {
         alignas(64) float s[XQ_MAX_HEAD_DIM], z[XQ_MAX_HEAD_DIM];
         xq_kernels_avx2.read_meta(side, meta, s, z);
-        for (int i = 0; i < vectors; ++i) {
+        for (int i = 0; i < vectors(); ++i) {
             scale[i] = _mm512_load_ps(s + 16*i);
             zero[i]  = _mm512_load_ps(z + 16*i);
         }
-        const uint64_t all[VECTORS/4] = {~0ull, ~0ull, ~0ull, ~0ull};
-        list_rows(all);
-        const int words = f.add(side.bits == 3 ? 2 : side.bits, side.rows, 0);
+        uint64_t all[TABLES] = {};
+        std::memset(all, 0xFF, rows/8);
+        const int words = add_rows(side.bits == 3 ? 2 : side.bits, all, 0);
         most[0] = (float) xq_code_max(side.bits);
         f.close();
         if (side.bits == 3) { // the plane of high bits
-            list_rows(all);
-            f.add(1, side.rows, words);
+            add_rows(1, all, words);
             f.close(4.0f);
         }
     }
@@ -128,14 +130,14 @@ template <> __m512i pick<4>(const __m512i * table, __m512i idx) {
 
 // Multipliers of n queries (up to BATCH) in the order in which fields meet them. Returns a bit for each whose largest
 // share of a logit is too large.
-template <int TABLES>
-unsigned prepare(const key_strip & k, const float * q, int ldq, int n, multipliers * mu, float * offset) {
+template <int TABLES, bool WHOLE>
+unsigned prepare(const key_strip<TABLES, WHOLE> & k, const float * q, int ldq, int n, multipliers * mu, float * offset) {
     __m512 m[BATCH][TABLES*4], sum[BATCH], top[2][BATCH];
     for (int j = 0; j < BATCH; ++j) {
         sum[j] = top[0][j] = top[1][j] = _mm512_setzero_ps();
     }
     for (int j = 0; j < n; ++j) {
-        for (int i = 0; i < k.vectors; ++i) {
+        for (int i = 0; i < k.vectors(); ++i) {
             const __m512 qi = _mm512_loadu_ps(q + (size_t) j*ldq + 16*i);
             m[j][i] = _mm512_mul_ps(qi, k.scale[i]);
             sum[j]  = _mm512_fmadd_ps(qi, k.zero[i], sum[j]);
@@ -147,7 +149,7 @@ unsigned prepare(const key_strip & k, const float * q, int ldq, int n, multiplie
                 top[0][j] = _mm512_max_ps(top[0][j], size);
             }
         }
-        for (int i = k.vectors; i < TABLES*4; ++i) {
+        for (int i = k.vectors(); i < TABLES*4; ++i) {
             m[j][i] = _mm512_setzero_ps();
         }
     }
@@ -181,14 +183,17 @@ unsigned prepare(const key_strip & k, const float * q, int ldq, int n, multiplie
     return coarse & ((1u << n) - 1);
 }
 
-template <int TABLES>
-uint64_t key_scores(const key_strip & k, const uint32_t * codes, const float * q, int ldq, int n, float * s, int lds) {
+template <int TABLES, bool WHOLE>
+uint64_t key_scores(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n, float * s, int lds) {
+    key_strip<TABLES, WHOLE> k;
+    k.rows = side.rows;
+    side.meta == XQ_META_RANKED ? k.read_ranked(side, meta) : k.read_uniform(side, meta);
     multipliers mu[BATCH];
     float offset[BATCH];
     uint64_t coarse = 0;
     for (int j = 0; j < n; j += BATCH) {
         const int nj = std::min(BATCH, n - j);
-        coarse |= (uint64_t) prepare<TABLES>(k, q + (size_t) j*ldq, ldq, nj, mu, offset) << j;
+        coarse |= (uint64_t) prepare(k, q + (size_t) j*ldq, ldq, nj, mu, offset) << j;
         product(nj, k.f, codes, mu, offset, s + (size_t) j*lds, lds);
     }
     return coarse;
@@ -197,15 +202,18 @@ uint64_t key_scores(const key_strip & k, const uint32_t * codes, const float * q
 } // namespace
 
 uint64_t xq_avx512_key_scores(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n, float * s, int lds) {
+    switch (side.rows) {
+        case 64:  return key_scores<1, true>(side, codes, meta, q, ldq, n, s, lds);
+        case 128: return key_scores<2, true>(side, codes, meta, q, ldq, n, s, lds);
+        case 256: return key_scores<4, true>(side, codes, meta, q, ldq, n, s, lds);
+        default: break;
+    }
     if (side.rows % 16 != 0) { // rows in whole vectors
         return xq_kernels_avx2.key_scores(side, codes, meta, q, ldq, n, s, lds);
     }
-    key_strip k;
-    k.vectors = side.rows/16;
-    side.meta == XQ_META_RANKED ? k.read_ranked(side, meta) : k.read_uniform(side, meta);
-    return k.vectors <= 4 ? key_scores<1>(k, codes, q, ldq, n, s, lds)
-         : k.vectors <= 8 ? key_scores<2>(k, codes, q, ldq, n, s, lds)
-                          : key_scores<4>(k, codes, q, ldq, n, s, lds);
+    return side.rows < 64  ? key_scores<1, false>(side, codes, meta, q, ldq, n, s, lds)
+         : side.rows < 128 ? key_scores<2, false>(side, codes, meta, q, ldq, n, s, lds)
+                           : key_scores<4, false>(side, codes, meta, q, ldq, n, s, lds);
 }
 
 // ---- softmax -----------------------------------------------------------------------------------------------

@@ -34,9 +34,10 @@ constexpr dwords16 field_shift(int bits) {
 struct width {
     alignas(64) bytes64 order;
     alignas(64) dwords16 word, shift;
+    int log; // of the bits, which are never divided by: that takes as long as all else
 };
-constexpr width width_of(int bits) { return {word_order(bits), field_word(bits), field_shift(bits)}; }
-alignas(64) constexpr width WIDTHS[4] = {width_of(1), width_of(2), width_of(4), width_of(8)};
+constexpr width width_of(int log) { return {word_order(1 << log), field_word(1 << log), field_shift(1 << log), log}; }
+alignas(64) constexpr width WIDTHS[4] = {width_of(0), width_of(1), width_of(2), width_of(3)};
 inline const width & of_bits(int bits) { return WIDTHS[bits == 1 ? 0 : bits == 2 ? 1 : bits == 4 ? 2 : 3]; }
 
 struct multipliers {
@@ -53,28 +54,45 @@ struct fields {
     alignas(64) uint32_t word[MOST_FIELDS], shift[MOST_FIELDS], mask[MOST_FIELDS];
     alignas(64) uint8_t  row[ROOM];
 
-    // `rows` rows of one width in words from `first` on, where row[4*n ...] already names them in ascending order.
-    // Returns how many words they take.
+    // `rows` rows of one width, in words from `first` on; row[4*n ...] must name them in ascending order. Returns the words.
     int add(int bits, int rows, int first) {
-        const int words = xq_class_words(rows, bits), count = words*8/bits;
         const width & w = of_bits(bits);
-        const __m512i order = load(w.order.data());
-        for (int i = 0; i < count; i += 16) {
-            const __m512i at = _mm512_add_epi32(load(w.word.data()), _mm512_set1_epi32((first + i*bits/8)*XQ_LANES*4));
-            _mm512_storeu_si512(word  + n + i, at);
-            _mm512_storeu_si512(shift + n + i, load(w.shift.data()));
-            _mm512_storeu_si512(mask  + n + i, _mm512_set1_epi32(((1 << bits) - 1)*0x01010101));
-            uint8_t * r = row + 4*(n + i);
-            _mm512_storeu_si512(r, _mm512_permutexvar_epi8(order, load(r)));
+        for (int i = 0; i < rows; i += 64) {
+            add_rows(w, i, load(row + 4*n + i));
         }
-        n += count;
-        return words;
+        return add_words(w, rows, first);
     }
+    // The same for up to 64 rows, named by `which`.
+    int add(int bits, int rows, int first, __m512i which) {
+        const width & w = of_bits(bits);
+        add_rows(w, 0, which);
+        return add_words(w, rows, first);
+    }
+
     void close(float weight_of = 1.0f) {
         weight[segments] = weight_of;
         end[segments++] = n;
     }
 
+private:
+    void add_rows(const width & w, int at, __m512i which) { _mm512_storeu_si512(row + 4*n + at, _mm512_permutexvar_epi8(load(w.order.data()), which)); }
+
+    int add_words(const width & w, int rows, int first) {
+        const int words = ((rows << w.log) + 31) >> 5, count = words << (3 - w.log);
+        const __m512i fields_mask = _mm512_set1_epi32(((1 << (1 << w.log)) - 1)*0x01010101), shifts = load(w.shift.data());
+        __m512i at = _mm512_add_epi32(load(w.word.data()), _mm512_set1_epi32(first*XQ_LANES*4));
+        const __m512i step = _mm512_set1_epi32((2 << w.log)*XQ_LANES*4); // words of 16 fields
+        for (int i = n; i < n + count; i += 16) {
+            _mm512_storeu_si512(word + i, at);
+            _mm512_storeu_si512(shift + i, shifts);
+            _mm512_storeu_si512(mask + i, fields_mask);
+            at = _mm512_add_epi32(at, step);
+        }
+        n += count;
+        return words;
+    }
+
+public:
     // Four rows of 16 lanes.
     __m512i codes(int i, const uint32_t * strip) const {
         const __m512i w = load((const char *) strip + word[i]);
