@@ -14,6 +14,9 @@ from oracle.side import Side
 from xquant_gguf import _native
 from xquant_gguf.errors import XQuantError
 
+others: dict[str, ctypes.CDLL] = {}
+"""Libraries of implementations that the library under test does not have (tests/gpu)."""
+
 NAMES = ("libllama.so", "libllama.dylib", "llama.dll", "libllama.dll")
 
 
@@ -150,7 +153,8 @@ def size(function: str, side: Side) -> int:
 
 def call(function: str, impl: str, *args: Any) -> None:
     """Call a kernel: arrays as addresses, sides as structures."""
-    result = getattr(library(), function)(impl.encode(), *map(_convert, args))
+    lib = others.get(impl) or library()
+    result = getattr(lib, function)(impl.encode(), *map(_convert, args))
     assert result == 0, f"{function}: no implementation {impl}"
 
 

@@ -194,11 +194,24 @@ private:
     // A head's tiles lie apart by those of the other heads, which no hardware prefetcher follows: without this, a third of
     // a decode step's attention is waiting for codes (SmolLM2, 8192 tokens). A chunk ahead was better than a tile ahead.
     void prefetch_tile(int tile) const {
-        if (tile < n_tiles) {
-            prefetch(L.k_tile(page_stream, tile, head_kv), sizeof(uint32_t)*xq_head_words(L.k));
-            prefetch(L.k_tile_meta(page_stream, tile, head_kv), xq_head_meta_bytes(L.k));
-            prefetch(L.v_tile(page_stream, tile, head_kv), sizeof(uint32_t)*xq_head_words(L.v));
-            prefetch(L.v_tile_meta(page_stream, tile, head_kv), xq_head_meta_bytes(L.v));
+        if (tile >= n_tiles) {
+            return;
+        }
+        const int page = tiles[tile*XQ_TILE_INTS];
+        switch (xq_tile_read(page, tiles[tile*XQ_TILE_INTS + 1], qpos[tokens - 1])) {
+            case XQ_READ_CODES:
+                prefetch(L.k_tile(page_stream, tile, head_kv), sizeof(uint32_t)*xq_head_words(L.k));
+                prefetch(L.k_tile_meta(page_stream, tile, head_kv), xq_head_meta_bytes(L.k));
+                prefetch(L.v_tile(page_stream, tile, head_kv), sizeof(uint32_t)*xq_head_words(L.v));
+                prefetch(L.v_tile_meta(page_stream, tile, head_kv), xq_head_meta_bytes(L.v));
+                break;
+            case XQ_READ_PAGE:
+                for (int t = 0; t < XQ_TILE; ++t) {
+                    prefetch(L.k_page(page_stream, page, head_kv) + t*L.k_row, sizeof(uint16_t)*L.dk);
+                    prefetch(L.v_page(page_stream, page, head_kv) + t*L.v_row, sizeof(uint16_t)*L.dv);
+                }
+                break;
+            default: break;
         }
     }
 
