@@ -60,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", metavar="FILE", help="fill with this text (default: made up)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--batch", type=int, default=512, help="prompt tokens fed at once (512)")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        default=0,
+        metavar="N",
+        help="fill stock caches beyond N tokens by repeating the rows they hold, which leaves "
+        "no prefill time but cells of the same number and type (0: a real prompt for all)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each cache (3)")
     parser.add_argument("--steps", type=int, default=16, help="timed steps in a turn (16)")
     parser.add_argument("--json", metavar="FILE", help="write rows here, after every depth")
@@ -126,6 +134,8 @@ def _run(args: argparse.Namespace) -> int:
     for option in ("threads", "batch", "rounds", "steps"):
         if getattr(args, option) < 1:
             raise ConfigError(f"--{option} must be 1 or more", getattr(args, option))
+    if args.repeat < 0:
+        raise ConfigError("--repeat must be 0 or more", args.repeat)
     for option in ("json", "plot"):
         if getattr(args, option):
             check_folder(f"--{option}", getattr(args, option))
@@ -180,6 +190,7 @@ def _measure_into(
             batch=args.batch,
             rounds=args.rounds,
             steps=args.steps,
+            repeat=args.repeat,
             progress=lambda what, n: bar.update(task, description=what, advance=n),
         ):
             result["rows"] += [dataclasses.asdict(row) for row in rows]

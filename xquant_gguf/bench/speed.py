@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..eval.contexts import Context
+from ..stock import StockKV
+from .repeat import repeat_to
 
 Progress = Callable[[str, int], None]
 """Called with what was just done, and for how many tokens."""
@@ -23,7 +25,7 @@ class Row:
         decode_tok_s: from the median step; ``_q1`` and ``_q3`` from the slower and the
             faster quartile of the steps.
         prefill_tok_s: tokens between the depth before and this one over the time they
-            took, in one pass; None at depth 0.
+            took, in one pass; None at depth 0, and where they were not a prompt.
         attention_ms: median step at this depth minus median step at depth 0, that is,
             everything that grows with depth; None at depth 0. ``_q1`` and ``_q3`` take the
             quartiles of the steps at this depth instead.
@@ -50,6 +52,7 @@ def measure(
     batch: int,
     rounds: int,
     steps: int,
+    repeat: int = 0,
     progress: Progress = lambda what, tokens: None,
 ) -> Iterator[list[Row]]:
     """Fill all caches to one depth after the other; yields each depth's rows once it is done.
@@ -61,6 +64,11 @@ def measure(
         batch: tokens of the prompt fed at once.
         rounds: how often each cache has its turn at decoding.
         steps: timed single-token steps in a turn.
+        repeat: beyond this depth stock caches are filled with the rows that they hold
+            (:func:`~.repeat.repeat_to`); 0 for never.
+
+    Raises:
+        UnsupportedModelError: ``repeat`` with a cache that is not a plain one.
     """
     for context in caches.values():  # buffers and weights are touched for the first time here
         context.feed(tokens[: max(1, min(batch, depths[-1]))], logits="last")
@@ -68,7 +76,16 @@ def measure(
     held = 0
     empty_ms: dict[str, float] = {}
     for depth in depths:
-        filling = _fill(caches, tokens[held:depth], batch, progress)
+        short_cut = {
+            name: context
+            for name, context in caches.items()
+            if held and 0 < repeat < depth and isinstance(context.kv, StockKV)
+        }
+        prompted = {name: context for name, context in caches.items() if name not in short_cut}
+        filling = _fill(prompted, tokens[held:depth], batch, progress)
+        for name, context in short_cut.items():
+            repeat_to(context, depth)
+            progress(f"repeat {name}", depth - held)
         decoding = _decode(caches, tokens[depth], depth, rounds, steps, progress)
         if depth == 0:
             empty_ms = {name: float(np.median(ms)) for name, ms in decoding.items()}
@@ -78,7 +95,7 @@ def measure(
                 depth,
                 decoding[name],
                 empty_ms[name],
-                (depth - held) / filling[name] if depth else None,
+                (depth - held) / filling[name] if depth and name in filling else None,
                 context.snapshot().bytes_total,
             )
             for name, context in caches.items()
