@@ -12,6 +12,7 @@ import struct
 
 import numpy as np
 
+from .._log import captured
 from ..errors import UnsupportedModelError
 from ..eval.contexts import Context
 
@@ -38,7 +39,9 @@ def repeat_to(context: Context, depth: int) -> None:
     longer = repeated(bytes(buffer[:written]), context.held[0], depth)
     context.clear()
     data = (ctypes.c_uint8 * len(longer)).from_buffer(longer)
-    if api.llama_state_seq_set_data(context.handle, data, len(longer), 0) == 0:
+    with captured(forward=False):
+        taken = api.llama_state_seq_set_data(context.handle, data, len(longer), 0)
+    if taken == 0:
         raise _odd("a state that llama.cpp does not take back")
     context.held[0] = depth
 

@@ -28,7 +28,7 @@ float alibi_slope(float max_bias, int n_head, int head) {
                      : std::pow(2.0f, -max_bias * 0.5f * (float) (2*(head - n2) + 1) / (float) n2);
 }
 
-float exp_from(float x, float top) { return x > NEG_INF ? std::exp(x - top) : 0.0f; }
+float exp_from(float x, float top) { return x > NEG_INF ? (x == top ? 1.0f : std::exp(x - top)) : 0.0f; }
 
 // Fold a partial softmax (o, top, sum) into another. Chunks are folded in tile order by one thread or, later, from
 // many threads' results by xq_combine: the same steps, so the same bits.
