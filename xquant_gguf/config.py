@@ -208,7 +208,7 @@ PRESETS: Mapping[str, XQuantConfig | StockKV] = MappingProxyType(
     {
         "f16": STOCK["f16"],
         "lossless": XQuantConfig(k_bits=4.5, v_bits=4, window=384),
-        "quality": XQuantConfig(k_bits=3, v_layers="2/2/2/3/2/2*", window=256),
+        "quality": XQuantConfig(k_bits=3, v_bits=2, window=256),
         "balanced": XQuantConfig(),
         "small": XQuantConfig(k_bits=1.5, v_layers="2/1/2*"),
         "tiny": XQuantConfig(k_bits=1.5, v_bits=1),
