@@ -99,8 +99,8 @@ XQ_FN float xq_relaxed_zero(float lo, float hi, float eta) {
 
 // Half way between minimum and maximum.
 XQ_FN float xq_group_mid(float lo, float hi) {
-    const float half = 0.5f * lo;
-    return half + 0.5f * hi;
+    const float low = 0.5f * lo;
+    return low + 0.5f * hi;
 }
 
 // ---- scale and zero planes --------------------------------------------------------------------------------

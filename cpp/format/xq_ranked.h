@@ -47,12 +47,7 @@ XQ_FN float xq_width_error(int bits) {
     return bits == 0 ? XQ_ERROR_0 : bits == 1 ? XQ_ERROR_1 : bits == 2 ? XQ_ERROR_2 : bits == 4 ? XQ_ERROR_4 : XQ_ERROR_8;
 }
 
-// Where a strip's metadata has the class, scale and midpoint of its rows.
-XQ_FN int xq_ranked_class(const uint8_t * meta, int rows, int row) {
-    const uint8_t * low = meta + XQ_RANKED_HEAD;
-    const uint8_t * high = low + rows/8;
-    return (low[row >> 3] >> (row & 7) & 1) | (high[row >> 3] >> (row & 7) & 1) << 1;
-}
+// Where a strip's metadata has the scales and midpoints of its rows, behind their classes.
 XQ_FN int xq_ranked_scale_at(int rows) { return XQ_RANKED_HEAD + rows/4; }
 XQ_FN int xq_ranked_mid_at(int rows)   { return XQ_RANKED_HEAD + rows/4 + rows/2; }
 
@@ -64,6 +59,15 @@ XQ_FN float xq_reach_scale(float lo, float hi, float mid, int bits) {
 // As xq_log_of and xq_log_code, rounded up.
 XQ_FN int xq_log_above(float scale) { return (int) ((xq_float_bits(scale) + 0xFFFFu) >> 16); }
 XQ_FN int xq_log_code_above(int log, int lowest, int step) { return 1 + (step > 0 ? (log - lowest + step - 1) / step : 0); }
+
+#if !defined(__METAL_VERSION__) // pointers need an address space there: cpp/kernels/gpu has its own
+
+// Class of a row.
+XQ_FN int xq_ranked_class(const uint8_t * meta, int rows, int row) {
+    const uint8_t * low = meta + XQ_RANKED_HEAD;
+    const uint8_t * high = low + rows/8;
+    return (low[row >> 3] >> (row & 7) & 1) | (high[row >> 3] >> (row & 7) & 1) << 1;
+}
 
 // Rows in each class. sum[i]: the i largest squared ranges added up in order, i = 0..rows.
 XQ_FN void xq_ranked_split(xq_side s, const float * sum, int * count) {
@@ -94,5 +98,7 @@ XQ_FN void xq_ranked_split(xq_side s, const float * sum, int * count) {
         }
     }
 }
+
+#endif
 
 #endif

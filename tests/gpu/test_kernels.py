@@ -1,0 +1,32 @@
+"""Every case of the CPU kernels (tests/kernels), on the emulated GPU kernels."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+MODULES = (
+    "attend",
+    "attend_ranked",
+    "format",
+    "ranked",
+    "rotate",
+    "seal",
+    "seal_layer",
+    "unbiased",
+)
+
+
+def kernel_tests(module: str) -> dict[str, object]:
+    """Tests that take an implementation, under names that tell the modules apart."""
+    found = vars(importlib.import_module(f"kernels.test_{module}"))
+    return {
+        f"test_{module}_{name[5:]}": test
+        for name, test in found.items()
+        if name.startswith("test_")
+        and {"impl", "strip_impl"} & set(inspect.signature(test).parameters)
+    }
+
+
+for _module in MODULES:
+    globals().update(kernel_tests(_module))
