@@ -21,7 +21,7 @@ struct xq_segments {
     struct segment { int bits, rows, word, at; };
     int n, width;                                        // segments; multipliers in all
     segment list[4];
-    uint8_t order[XQ_MAX_HEAD_DIM + 4*XQ_LANES];         // row of every multiplier
+    uint8_t order[XQ_MAX_HEAD_DIM + 5*XQ_LANES];         // row of every multiplier, and room behind for whole writes
 };
 
 // From the classes in the metadata of a ranked strip.
