@@ -1,9 +1,7 @@
 // AVX2 + FMA + F16C implementation.
 //
-// mac: codes against multipliers quantised to 15 bits, m = step * (256*hi + lo) with hi and lo in int8. A word
-// holds one lane's rows; (word >> k) & mask leaves four of them in its bytes, which maddubs multiplies by four
-// broadcast int8 multipliers. hi and lo share the unpacked codes, so 15 bits cost half as much again as 8:
-// per 128 2-bit codes 1 load, 3 shifts, 4 ands, 8 maddubs, 8 adds (0.19 instructions a code).
+// mac: per 128 2-bit codes 1 load, 3 shifts, 4 ands, 8 maddubs, 8 adds (0.19 instructions a code). Values: avx2_values.cpp.
+#include "kernels/cpu/avx2_bytes.h"
 #include "kernels/cpu/by_mac.h"
 
 #include "format/xq_ranked.h"
@@ -11,11 +9,11 @@
 #include "kernels/cpu/seal_ranked.h"
 #include "reference/reference.h"
 
-#include <immintrin.h>
-
 #include <cmath>
 #include <cstring>
 #include <limits>
+
+using namespace xq_avx2;
 
 namespace {
 
@@ -37,25 +35,12 @@ __m256 load8_u8(const uint8_t * p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *) p)));
 }
 
-float hmax(__m256 v) {
-    __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-    x = _mm_max_ss(x, _mm_movehdup_ps(x));
-    return _mm_cvtss_f32(x);
-}
 float hmin(__m256 v) {
     __m128 x = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     x = _mm_min_ps(x, _mm_movehl_ps(x, x));
     x = _mm_min_ss(x, _mm_movehdup_ps(x));
     return _mm_cvtss_f32(x);
 }
-float hsum(__m256 v) {
-    __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-    x = _mm_add_ss(x, _mm_movehdup_ps(x));
-    return _mm_cvtss_f32(x);
-}
-
 // exp for x <= 0: 2^n times a degree-6 polynomial of the remainder; relative error below 2e-7.
 __m256 exp8(__m256 x) {
     x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
@@ -200,40 +185,18 @@ struct multipliers {
     float step; // 0: all multipliers are zero
 };
 
-// 16 int8 values of rows 0..15 into word order. Bits 2: byte b, field k holds row 4b+k -> a 4x4 transpose.
-// Bits 4: rows 2b+k within each half. Bits 1 need 32 rows and are handled by their caller.
-__m128i order16(__m128i v, int plane_bits) {
-    const __m128i by2 = _mm_setr_epi8(0,4,8,12, 1,5,9,13, 2,6,10,14, 3,7,11,15);
-    const __m128i by4 = _mm_setr_epi8(0,2,4,6, 1,3,5,7, 8,10,12,14, 9,11,13,15);
-    return _mm_shuffle_epi8(v, plane_bits == 2 ? by2 : by4);
-}
-
-// 32 rows of 1-bit codes: byte b, field k holds row 8b+k.
-void order32_1bit(int8_t * rows) {
-    const __m128i pairs = _mm_setr_epi8(0,8, 1,9, 2,10, 3,11, 4,12, 5,13, 6,14, 7,15);
-    const __m128i a = _mm_shuffle_epi8(_mm_load_si128((const __m128i *) rows),        pairs); // bytes 0, 1
-    const __m128i b = _mm_shuffle_epi8(_mm_load_si128((const __m128i *) (rows + 16)), pairs); // bytes 2, 3
-    _mm_store_si128((__m128i *) rows,        _mm_unpacklo_epi16(a, b));
-    _mm_store_si128((__m128i *) (rows + 16), _mm_unpackhi_epi16(a, b));
-}
-
 // m holds zeros from `rows` up to the next multiple of 32.
 void prepare(const float * m, int rows, int plane_bits, float top, multipliers & out) {
-    out.step = top / 32512.0f;
+    out.step = top / STEPS;
     if (!(top > 0.0f)) {
         out.step = 0.0f;
         return;
     }
-    const __m256 inv = _mm256_set1_ps(32512.0f / top);
+    const __m256 inv = _mm256_set1_ps(STEPS / top);
     const int padded = (rows + 31) & ~31;
     for (int i = 0; i < padded; i += 16) {
-        const __m256i q0 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(m + i),     inv));
-        const __m256i q1 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(m + i + 8), inv));
-        const __m256i q  = _mm256_permute4x64_epi64(_mm256_packs_epi32(q0, q1), 0xD8);
-        const __m256i hi = _mm256_srai_epi16(_mm256_adds_epi16(q, _mm256_set1_epi16(128)), 8);
-        const __m256i lo = _mm256_sub_epi16(q, _mm256_slli_epi16(hi, 8));
-        __m128i h8 = _mm_packs_epi16(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1));
-        __m128i l8 = _mm_packs_epi16(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1));
+        __m128i h8, l8;
+        to_bytes(_mm256_mul_ps(_mm256_loadu_ps(m + i), inv), _mm256_mul_ps(_mm256_loadu_ps(m + i + 8), inv), h8, l8);
         if (plane_bits == 2 || plane_bits == 4) {
             h8 = order16(h8, plane_bits);
             l8 = order16(l8, plane_bits);
@@ -248,8 +211,6 @@ void prepare(const float * m, int rows, int plane_bits, float top, multipliers &
         }
     }
 }
-
-__m256i broadcast4(const int8_t * p) { int v; std::memcpy(&v, p, 4); return _mm256_set1_epi32(v); }
 
 // One plane against NH sets of multipliers. An i16 sum takes 2*15*128 a step at 4 bits, 2*3*128 at 2, 2*128 at
 // 1: it is widened after WORDS words, before it can overflow.
@@ -664,13 +625,9 @@ uint64_t key_scores(const xq_side & side, const uint32_t * codes, const uint8_t 
     return xq_key_scores(xq_kernels_avx2, side, codes, meta, q, ldq, n, s, lds);
 }
 
-void add_values(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo) {
-    xq_add_values(xq_kernels_avx2, side, tiles, p, ldp, n, o, ldo);
-}
-
 } // namespace
 
 const xq_cpu_kernels xq_kernels_avx2 = {
-    "avx2", supported, read_meta, scale_row, order_row, mac, key_scores, add_values, seal_strip, seal_unbiased, unpack_strip,
+    "avx2", supported, read_meta, scale_row, order_row, mac, key_scores, xq_avx2_add_values, seal_strip, seal_unbiased, unpack_strip,
     gemm32, gemm32_f16, transpose_f16, rotate, softmax,
 };
