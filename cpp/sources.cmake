@@ -11,6 +11,7 @@ set(XQ_SOURCES
     graph/graph.cpp
     kernels/cpu/attend.cpp
     kernels/cpu/avx2.cpp
+    kernels/cpu/avx2_seal.cpp
     kernels/cpu/avx2_values.cpp
     kernels/cpu/avx512.cpp
     kernels/cpu/avx512_values.cpp

@@ -14,6 +14,10 @@
 // As xq_cpu_kernels::add_values.
 void xq_avx2_add_values(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo);
 
+// As xq_cpu_kernels::seal_strip and seal_unbiased.
+void xq_avx2_seal_strip(const xq_side & side, const float * x, const uint8_t * row_ok, uint32_t lane_mask, uint32_t * codes, bool leader, uint8_t * meta);
+void xq_avx2_seal_unbiased(const xq_side & side, const float * x, int n, int lanes, const uint8_t * row_ok, uint32_t * codes, uint8_t * meta);
+
 namespace xq_avx2 {
 
 constexpr float STEPS = 32512.0f; // of the largest multiplier
@@ -22,6 +26,12 @@ inline float hmax(__m256 v) {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     x = _mm_max_ss(x, _mm_movehdup_ps(x));
+    return _mm_cvtss_f32(x);
+}
+inline float hmin(__m256 v) {
+    __m128 x = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_min_ps(x, _mm_movehl_ps(x, x));
+    x = _mm_min_ss(x, _mm_movehdup_ps(x));
     return _mm_cvtss_f32(x);
 }
 inline float hsum(__m256 v) {
