@@ -15,7 +15,7 @@ FITTED = 1e-4
 """Scales by least squares: sums in any order may move a scale or midpoint by a step of its grid."""
 
 PRODUCT = 3e-8
-ATTENTION = 1e-7
+ATTENTION = 3e-7
 """Of the worst query head."""
 
 ATTENTION_WIDE = 1e-5
