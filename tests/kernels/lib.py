@@ -13,49 +13,12 @@ from oracle.side import Side
 
 from xquant_gguf import _native
 from xquant_gguf.errors import XQuantError
+from xquant_gguf.selftest.kernels import ApiSide
 
 others: dict[str, ctypes.CDLL] = {}
 """Libraries of implementations that the library under test does not have (tests/gpu)."""
 
 NAMES = ("libllama.so", "libllama.dylib", "llama.dll", "libllama.dll")
-
-
-class ApiSide(ctypes.Structure):
-    """xq_api_side."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_int32)
-            for name in ("bits", "meta", "rows", "strips", "lanes_last", "fit", "words", "rot")
-        ),
-        *((name, ctypes.c_float) for name in ("eta", "eta2")),
-    ]
-
-
-class ApiLayer(ctypes.Structure):
-    """xq_api_layer."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_int32)
-            for name in (
-                *("dk", "dv", "n_head", "n_head_kv", "n_tokens", "n_stream", "n_kv"),
-                *("n_tiles", "n_rows", "n_threads", "whole_rows"),
-            )
-        ),
-        *((name, ctypes.c_float) for name in ("scale", "softcap", "max_bias")),
-        ("k", ApiSide),
-        ("v", ApiSide),
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                *("k_codes", "v_codes", "meta", "k_pages", "v_pages"),
-                *("q", "mask", "table", "sinks", "out"),
-            )
-        ),
-        ("k_leads", ctypes.c_int32),
-        ("v_leads", ctypes.c_int32),
-    ]
 
 
 @functools.cache

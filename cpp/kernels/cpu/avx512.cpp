@@ -115,17 +115,15 @@ template <int TABLES, bool WHOLE> struct key_strip {
     }
 };
 
-// Bytes that idx names out of up to 256.
+// Bytes that idx names out of 64, 128 or 256.
 template <int TABLES> __m512i pick(const __m512i * table, __m512i idx) {
-    if (TABLES == 1) {
+    if constexpr (TABLES == 1) {
         return _mm512_permutexvar_epi8(idx, table[0]);
+    } else if constexpr (TABLES == 2) {
+        return _mm512_permutex2var_epi8(table[0], idx, table[1]);
+    } else {
+        return _mm512_mask_blend_epi8(_mm512_movepi8_mask(idx), pick<2>(table, idx), pick<2>(table + 2, idx));
     }
-    const __m512i low = _mm512_permutex2var_epi8(table[0], idx, table[1]);
-    return TABLES == 2 ? low : _mm512_mask_permutex2var_epi8(low, 0, idx, low);
-}
-template <> __m512i pick<4>(const __m512i * table, __m512i idx) {
-    const __m512i low = _mm512_permutex2var_epi8(table[0], idx, table[1]), high = _mm512_permutex2var_epi8(table[2], idx, table[3]);
-    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(idx), low, high);
 }
 
 // Multipliers of n queries (up to BATCH) in the order in which fields meet them. Returns a bit for each whose largest
