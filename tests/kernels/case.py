@@ -23,8 +23,10 @@ from oracle.side import (
 )
 from oracle.table import NOT_SEALED, Table
 
+from xquant_gguf.selftest.kernels import ApiLayer
+
 from .guard import Guarded
-from .lib import ApiLayer, address, api_side, call
+from .lib import address, api_side, call
 
 SEALED, BOTH, PAGE, EMPTY = "sealed", "both", "page", "empty"
 LAYOUTS = {
