@@ -9,6 +9,7 @@ set(XQ_SOURCES
     capi/kernels_api.cpp
     capi/xquant.cpp
     graph/graph.cpp
+    graph/nodes.cpp
     kernels/cpu/attend.cpp
     kernels/cpu/avx2.cpp
     kernels/cpu/avx2_seal.cpp
@@ -23,4 +24,12 @@ set(XQ_SOURCES
     kernels/cpu/seal.cpp
     kernels/cpu/segments.cpp
     reference/reference.cpp
+)
+
+# Compiled into ggml's CUDA backend, if that is built.
+set(XQ_CUDA_SOURCES
+    kernels/gpu/cuda/attend.cu
+    kernels/gpu/cuda/nodes.cu
+    kernels/gpu/cuda/seal.cu
+    kernels/gpu/cuda/store.cu
 )

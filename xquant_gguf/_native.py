@@ -79,6 +79,13 @@ class Native:
         report: dict[str, Any] = json.loads(text)
         return report
 
+    def gpu_backends(self) -> list[str]:
+        """ggml's names of the GPU backends with packed kernels; none in a CPU-only build."""
+        if not hasattr(self.lib, "xq_gpu_backends"):
+            return []
+        text = _read_text(lambda buf, size: int(self.lib.xq_gpu_backends(buf, size)))
+        return [name for name in (text or "").split(",") if name]
+
     def cpu_implementations(self) -> list[str]:
         """Names of the CPU kernels of this machine; the first one is in use."""
         if not self.packed:
@@ -181,7 +188,10 @@ def _bind(lib: ctypes.CDLL) -> None:
         ("xq_last_error", [], ctypes.c_char_p),
         ("xq_report", [ctypes.c_void_p, *text_out], ctypes.c_int),
         ("xq_cpu_implementations", text_out, ctypes.c_int),
+        ("xq_gpu_backends", text_out, ctypes.c_int),
     ):
+        if name == "xq_gpu_backends" and not hasattr(lib, name):
+            continue  # a library from before there were any
         function = getattr(lib, name)
         function.argtypes = arguments
         function.restype = result

@@ -1,5 +1,8 @@
 #include "cache/cache.h"
 
+#include "format/xq_table.h"
+#include "kernels/cpu/kernels.h"
+
 #include "ggml-backend.h"
 #include "llama-batch.h"
 #include "llama-impl.h"
@@ -22,7 +25,7 @@ std::vector<xq_layer_shape> shapes_of(const xq_cache::params & p) {
     for (uint32_t il = 0; il < p.hparams.n_layer_all; ++il) {
         if (p.hparams.has_kv(il) && (!p.filter || p.filter(il))) {
             shapes.push_back({(int) il, (int) p.hparams.n_head_kv(il), (int) p.hparams.n_embd_head_k(il), (int) p.hparams.n_embd_head_v(il),
-                              (int) p.hparams.n_head(il)});
+                              (int) p.hparams.n_head(il), p.offload ? p.model.dev_layer((int) il) : nullptr});
         }
     }
     return shapes;
@@ -35,21 +38,48 @@ void check_head_dim(int il, const char * what, int dim) {
     }
 }
 
+// A pair whose layers lie on two devices keeps codes of its own; say so, for it costs memory.
+void warn_of_parted_pairs(const xq_config & config, std::vector<xq_layer_shape> shapes, const std::vector<xq_layer_plan> & plan) {
+    for (auto & s : shapes) {
+        s.device = nullptr;
+    }
+    const auto wanted = xq_make_plan(config, shapes);
+    for (size_t i = 0; i < plan.size(); ++i) {
+        if (wanted[i].k_leader != plan[i].k_leader || wanted[i].v_leader != plan[i].v_leader) {
+            LLAMA_LOG_WARN("xquant: layers %d and %d lie on different devices and do not share codes\n", plan[i - 1].shape.il, plan[i].shape.il);
+        }
+    }
+}
+
+// Why a layer cannot be in buffers of this type, or "".
+std::string why_not_in(ggml_backend_buffer_type_t buft, const xq_node_layer & layer) {
+    if (ggml_backend_buft_is_host(buft)) {
+        return "";
+    }
+    ggml_backend_dev_t dev = ggml_backend_buft_get_device(buft);
+    ggml_backend_reg_t reg = dev ? ggml_backend_dev_backend_reg(dev) : nullptr;
+    const auto check = reg ? (xq_layer_check) ggml_backend_reg_get_proc_address(reg, XQ_LAYER_CHECK) : nullptr;
+    if (!check) {
+        return std::string("needs a backend with packed kernels; got a KV cache on ") + ggml_backend_buft_name(buft) + ", which has none in this build";
+    }
+    const char * reason = check(&layer);
+    return reason ? std::string("on ") + ggml_backend_buft_name(buft) + " needs " + reason : "";
+}
+
 } // namespace
 
 void xq_set_error(const std::string & text) { last_error = text; }
 const std::string & xq_error() { return last_error; }
 
-xq_layer_view xq_layer::view() const {
-    xq_layer_view v{};
-    v.dk = plan.shape.dk; v.dv = plan.shape.dv; v.n_head_kv = plan.shape.n_head_kv;
-    v.k = plan.k; v.v = plan.v;
-    v.k_code_stream = k_words(); v.v_code_stream = v_words();
-    v.meta_stream = k_meta_size() + v_meta_size();
-    v.page_stream = n_rows;
-    v.k_row = (size_t) v.n_head_kv*v.dk; v.v_row = (size_t) v.n_head_kv*v.dv;
-    v.k_leads = owns_k(); v.v_leads = owns_v();
-    return v;
+void xq_layer::describe() {
+    node.dk = plan.shape.dk; node.dv = plan.shape.dv; node.n_head_kv = plan.shape.n_head_kv;
+    node.k = plan.k; node.v = plan.v;
+    node.k_code_stream = (int64_t) k_words(); node.v_code_stream = (int64_t) v_words();
+    node.meta_stream = (int64_t) (k_meta_size() + v_meta_size());
+    node.page_stream = n_rows;
+    node.k_row = (int64_t) node.n_head_kv*node.dk; node.v_row = (int64_t) node.n_head_kv*node.dv;
+    node.k_leads = owns_k(); node.v_leads = owns_v();
+    node.v_meta_at = (int64_t) k_meta_size();
 }
 
 std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_v, bool sliding_window, const params & p) {
@@ -93,36 +123,41 @@ xq_cache::xq_cache(const params & p, xq_config config)
     rules.window = config.window; rules.sink = config.sink; rules.max_ubatch = config.max_ubatch;
     rules.n_seq  = n_stream == 1 ? (int) n_seq_max : 1;
     tiles.assign(n_stream, xq_tiles(rules, kv_size));
-    for (const auto & plan : xq_make_plan(config, shapes)) {
+    const auto plans = xq_make_plan(config, shapes);
+    warn_of_parted_pairs(config, shapes, plans);
+    for (const auto & plan : plans) {
         xq_layer layer;
         layer.plan    = plan;
         layer.n_tiles = tiles[0].n_tiles();
         layer.n_rows  = rows();
+        layer.describe();
         layers.push_back(layer);
     }
     LLAMA_LOG_INFO("xquant: packing %zu layers, %u page rows a stream; %s\n", layers.size(), rows(), config.text().c_str());
 }
 
-void xq_cache::add_layer(ggml_context * ctx, int il, ggml_tensor * k_pages, ggml_tensor * v_pages, bool on_host) {
-    if (!on_host) {
-        refuse("xquant: packed attention of this build runs on the CPU; got a KV cache on a GPU; keep it there with n_gpu_layers=0 "
-               "or offload_kqv=False, or use kv=\"f16\"");
-    }
-    const auto leader = [&](int of) {
+void xq_cache::add_layer(ggml_context * ctx, int il, ggml_tensor * k_pages, ggml_tensor * v_pages, ggml_backend_buffer_type_t buft) {
+    const auto layer_of = [&](int of) {
         return std::find_if(layers.begin(), layers.end(), [of](const xq_layer & l) { return l.plan.shape.il == of; });
     };
-    const auto it = leader(il);
+    const auto it = layer_of(il);
     GGML_ASSERT(it != layers.end());
-    it->k_pages = k_pages;
-    it->v_pages = v_pages;
+    const std::string why = why_not_in(buft, it->node);
+    if (!why.empty()) {
+        refuse("xquant: packed attention " + why + "; keep the cache on the CPU with n_gpu_layers=0 or offload_kqv=False, or use kv=\"f16\"");
+    }
     const auto plane = [&](ggml_type type, size_t n, const char * name) {
         ggml_tensor * t = ggml_new_tensor_2d(ctx, type, (int64_t) n, n_stream);
         ggml_format_name(t, "cache_%s_l%d", name, il);
         return t;
     };
-    it->k_codes = it->owns_k() ? plane(GGML_TYPE_I32, it->k_words(), "xq_k") : leader(it->plan.k_leader)->k_codes;
-    it->v_codes = it->owns_v() ? plane(GGML_TYPE_I32, it->v_words(), "xq_v") : leader(it->plan.v_leader)->v_codes;
-    it->meta    = plane(GGML_TYPE_I8, it->k_meta_size() + it->v_meta_size(), "xq_m");
+    it->on_host = ggml_backend_buft_is_host(buft);
+    it->planes  = {
+        k_pages, v_pages,
+        it->owns_k() ? plane(GGML_TYPE_I32, it->k_words(), "xq_k") : layer_of(it->plan.k_leader)->planes.k_codes,
+        it->owns_v() ? plane(GGML_TYPE_I32, it->v_words(), "xq_v") : layer_of(it->plan.v_leader)->planes.v_codes,
+        plane(GGML_TYPE_I8, it->k_meta_size() + it->v_meta_size(), "xq_m"),
+    };
 }
 
 const xq_layer * xq_cache::find(int il) const {
@@ -144,9 +179,9 @@ void xq_cache::copy_stream(uint32_t src, uint32_t dst) {
         ggml_backend_tensor_set(t, bytes.data(), dst*t->nb[1], bytes.size());
     };
     for (const auto & l : layers) {
-        if (l.owns_k()) { copy(l.k_codes); }
-        if (l.owns_v()) { copy(l.v_codes); }
-        copy(l.meta);
+        if (l.owns_k()) { copy(l.planes.k_codes); }
+        if (l.owns_v()) { copy(l.planes.v_codes); }
+        copy(l.planes.meta);
     }
 }
 

@@ -4,8 +4,9 @@
 #include "cache/config.h"
 #include "cache/plan.h"
 #include "cache/tiles.h"
-#include "kernels/cpu/attend.h"
+#include "graph/nodes.h"
 
+#include "ggml-backend.h"
 #include "ggml.h"
 #include "llama-hparams.h"
 #include "llama-memory.h"
@@ -22,15 +23,14 @@ class llama_io_write_i;
 class llama_io_read_i;
 class llama_kv_cells;
 
-// Tensors of one packed layer; a follower's code tensors are its leader's.
+// One packed layer: what nodes are told of it (pointers to `node` are kept by graphs) and its tensors. A follower's
+// code tensors are its leader's.
 struct xq_layer {
     xq_layer_plan plan;
     uint32_t n_tiles = 0, n_rows = 0;
-    ggml_tensor * k_pages = nullptr; // f16 [n_embd_k, rows, streams]
-    ggml_tensor * v_pages = nullptr;
-    ggml_tensor * k_codes = nullptr; // i32 [words, streams]
-    ggml_tensor * v_codes = nullptr;
-    ggml_tensor * meta    = nullptr; // i8 [bytes, streams]: key metadata, then value metadata
+    xq_node_layer  node{};
+    xq_node_planes planes{};
+    bool on_host = true;
 
     bool owns_k() const { return plan.k_leader == plan.shape.il; }
     bool owns_v() const { return plan.v_leader == plan.shape.il; }
@@ -39,8 +39,8 @@ struct xq_layer {
     size_t k_meta_size() const { return (size_t) n_tiles*plan.shape.n_head_kv*xq_head_meta_bytes(plan.k); }
     size_t v_meta_size() const { return (size_t) n_tiles*plan.shape.n_head_kv*xq_head_meta_bytes(plan.v); }
 
-    // Geometry for the kernels, without addresses.
-    xq_layer_view view() const;
+    // Fills in `node`.
+    void describe();
 };
 
 class xq_cache {
@@ -48,7 +48,7 @@ public:
     struct params {
         const llama_model   & model;
         const llama_hparams & hparams;
-        bool v_trans;
+        bool v_trans, offload; // offload: layers lie where the model's do, else on the CPU
         uint32_t kv_size, n_stream, n_seq_max;
         const llama_memory_i::layer_filter_cb & filter;
         bool shares_cells; // a draft context over another cache's cells
@@ -61,7 +61,8 @@ public:
 
     // ---- storage, while llama_kv_cache creates its layers
     uint32_t rows() const { return tiles[0].n_pages()*XQ_TILE; } // page rows of a stream
-    void add_layer(ggml_context * ctx, int il, ggml_tensor * k_pages, ggml_tensor * v_pages, bool on_host);
+    // In the buffers of `buft`; refused if its backend has no kernels for the layer.
+    void add_layer(ggml_context * ctx, int il, ggml_tensor * k_pages, ggml_tensor * v_pages, ggml_backend_buffer_type_t buft);
 
     // ---- placing tokens
     bool writable(uint32_t stream, const llama_kv_cells & cells, uint32_t cell) const { return tiles[stream].writable(cells, cell); }

@@ -51,7 +51,7 @@ std::vector<xq_layer_plan> xq_make_plan(const xq_config & c, const std::vector<x
         const xq_layer_shape & s = shapes[i];
         const double k_bits = !c.k_layers.bits.empty() ? c.k_layers.at(i) : i >= k1 ? 1 : c.k_bits;
         const int    v_bits = !c.v_layers.bits.empty() ? (int) c.v_layers.at(i) : i >= v1 ? 1 : c.v_bits;
-        const bool paired   = i % 2 == 1 && s.same_shape(shapes[i - 1]);
+        const bool paired   = i % 2 == 1 && s.can_share(shapes[i - 1]);
         const bool k_follow = paired && i - 1 >= ks && plan[i - 1].k.bits == (int) k_bits;
         const bool v_follow = paired && i - 1 >= vs && plan[i - 1].v.bits == v_bits;
         plan.push_back({

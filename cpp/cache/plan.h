@@ -12,8 +12,9 @@ struct xq_layer_shape {
     int n_head_kv;
     int dk, dv;     // head dims of keys and values
     int n_head = 0; // query heads: what scratch depends on
+    const void * device = nullptr; // where its cache lies
 
-    bool same_shape(const xq_layer_shape & o) const { return n_head_kv == o.n_head_kv && dk == o.dk && dv == o.dv; }
+    bool can_share(const xq_layer_shape & o) const { return n_head_kv == o.n_head_kv && dk == o.dk && dv == o.dv && device == o.device; }
 };
 
 struct xq_layer_plan {
@@ -23,8 +24,8 @@ struct xq_layer_plan {
     int v_leader;
 };
 
-// Pairs are (0,1), (2,3), ... of the packed layers from the share thresholds on. A pair of different shapes, or one
-// cut by a 1-bit threshold, is not shared: codes can only be read at the bits they were written with.
+// Pairs are (0,1), (2,3), ... of the packed layers from the share thresholds on. A pair of different shapes or on
+// two devices, or one cut by a 1-bit threshold, is not shared: codes can only be read at the bits they were written with.
 // Throws std::runtime_error if the settings name bits for another number of layers.
 std::vector<xq_layer_plan> xq_make_plan(const xq_config & config, const std::vector<xq_layer_shape> & shapes);
 

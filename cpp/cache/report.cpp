@@ -1,6 +1,9 @@
 // What the cache holds and costs, as JSON for the C API.
 #include "cache/cache.h"
 
+#include "kernels/cpu/attend.h"
+#include "kernels/gpu/launch.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <sstream>
@@ -13,7 +16,13 @@ std::string num(double v) {
     return buf;
 }
 
-// Working memory of one layer's attention: scratch of every thread, and the largest partial results that a
+// Partial results of a slice of tokens on a device (kernels/gpu/cuda/nodes.cu).
+size_t device_scratch_bytes(const xq_layer_shape & s, int n_ctx, int max_ubatch) {
+    const int span = xqg_span(n_ctx), parts = (xqg_chunks(n_ctx) + span - 1)/span;
+    return (size_t) xqg_slice(max_ubatch, parts, s.n_head, s.dv)*parts*s.n_head*(s.dv + 2)*sizeof(float);
+}
+
+// Working memory of one layer's attention on the CPU: scratch of every thread, and the largest partial results that a
 // micro-batch can have in the compute buffer. Layers run one after the other and share it.
 size_t scratch_bytes(const xq_layer_shape & s, int n_ctx, int max_ubatch, int n_threads) {
     size_t parts = 0;
@@ -45,7 +54,8 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
         f16 += (size_t) (k_el + v_el)*2*kv_size*n_stream;
         elements  += (k_el + v_el)*kv_size*n_stream;
         code_bits += (l.owns_k() ? side_bits(l.plan.k)*k_el : 0) + (l.owns_v() ? side_bits(l.plan.v)*v_el : 0);
-        const size_t t = scratch_bytes(s, (int) kv_size, config.max_ubatch, n_threads);
+        const size_t t = l.on_host ? scratch_bytes(s, (int) kv_size, config.max_ubatch, n_threads)
+                                   : device_scratch_bytes(s, (int) kv_size, config.max_ubatch);
         scratch = std::max(scratch, t);
         rows << (rows.tellp() > 0 ? "," : "") << "{\"il\":" << s.il << ",\"packed\":true"
              << ",\"k_bits\":" << num(side_bits(l.plan.k)) << ",\"v_bits\":" << num(side_bits(l.plan.v))

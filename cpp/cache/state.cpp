@@ -24,15 +24,15 @@ template <class F>
 void for_codes(const xq_layer & l, uint32_t stream, int tile, F && f) {
     const size_t heads = l.plan.shape.n_head_kv;
     const auto run = [&](ggml_tensor * t, size_t base, size_t bytes) { f(t, stream*t->nb[1] + base + tile*bytes, bytes); };
-    if (l.owns_k()) { run(l.k_codes, 0, heads*xq_head_words(l.plan.k)*4); }
-    if (l.owns_v()) { run(l.v_codes, 0, heads*xq_head_words(l.plan.v)*4); }
-    run(l.meta, 0,               heads*xq_head_meta_bytes(l.plan.k));
-    run(l.meta, l.k_meta_size(), heads*xq_head_meta_bytes(l.plan.v));
+    if (l.owns_k()) { run(l.planes.k_codes, 0, heads*xq_head_words(l.plan.k)*4); }
+    if (l.owns_v()) { run(l.planes.v_codes, 0, heads*xq_head_words(l.plan.v)*4); }
+    run(l.planes.meta, 0,               heads*xq_head_meta_bytes(l.plan.k));
+    run(l.planes.meta, l.k_meta_size(), heads*xq_head_meta_bytes(l.plan.v));
 }
 
 template <class F>
 void for_pages(const xq_layer & l, uint32_t stream, int page, F && f) {
-    for (ggml_tensor * t : {l.k_pages, l.v_pages}) {
+    for (ggml_tensor * t : {l.planes.k_pages, l.planes.v_pages}) {
         f(t, stream*t->nb[2] + (size_t) page*XQ_TILE*t->nb[1], XQ_TILE*t->nb[1]);
     }
 }

@@ -2,6 +2,7 @@
 #include "capi/memory.h"
 
 #include "cache/cache.h"
+#include "graph/node.h"
 #include "kernels/cpu/kernels.h"
 
 #include "ggml-backend.h"
@@ -87,6 +88,17 @@ int xq_report(const struct llama_context * ctx, char * buf, int size) {
         }
     }
     return give(c.main->get_xq()->report(tokens, unpacked, llama_n_threads(const_cast<llama_context *>(ctx))), buf, size);
+}
+
+int xq_gpu_backends(char * buf, int size) {
+    std::string text;
+    for (size_t i = 0; i < ggml_backend_reg_count(); ++i) {
+        ggml_backend_reg_t reg = ggml_backend_reg_get(i);
+        if (ggml_backend_reg_get_proc_address(reg, XQ_LAYER_CHECK)) {
+            text += (text.empty() ? "" : ",") + std::string(ggml_backend_reg_name(reg));
+        }
+    }
+    return give(text, buf, size);
 }
 
 int xq_cpu_implementations(char * buf, int size) {

@@ -35,6 +35,10 @@ XQ_API int xq_report(const struct llama_context * ctx, char * buf, int size);
 // Names of the CPU implementations that run here, comma separated, the one in use first. Returns as xq_report.
 XQ_API int xq_cpu_implementations(char * buf, int size);
 
+// Names of the GPU backends of this build that have packed kernels ("CUDA"), comma separated; with others a KV cache on a
+// GPU is refused. Returns as xq_report.
+XQ_API int xq_gpu_backends(char * buf, int size);
+
 #ifdef __cplusplus
 }
 #endif

@@ -155,6 +155,10 @@ void pairs_that_do_not_match() {
     for (int i = 0; i < 6; ++i) {
         CHECK(shapes[i].k_leader == leaders[i] && shapes[i].v_leader == leaders[i], i);
     }
+    const int here = 0, there = 0;
+    const auto placed = xq_make_plan(all, {{0, 2, 64, 64, 4, &here}, {1, 2, 64, 64, 4, &here}, {2, 2, 64, 64, 4, &here}, {3, 2, 64, 64, 4, &there}});
+    CHECK(placed[1].k_leader == 0 && placed[1].v_leader == 0);
+    CHECK(placed[3].k_leader == 3 && placed[3].v_leader == 3); // its partner lies on another device
     const auto cut = plan_of("k_alloc=uniform,v_fit=minmax,k_share_from=0,v_share_from=0,k_1bit_from=3,v_1bit_from=2", 4);
     CHECK(cut[1].k_leader == 10 && cut[1].v_leader == 10);
     CHECK(cut[3].k_leader == 13); // its partner has 2 bits

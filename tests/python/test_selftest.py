@@ -232,6 +232,8 @@ def test_what_cannot_be_tested_has_a_reason() -> None:
     ]
     assert report.device_line(CPU, ["avx2", "generic"]).endswith("tested: avx2, generic")
     assert "not tested: this build" in report.device_line(CUDA, ["avx2"])
+    built = Device("CUDA0", "a card", "gpu", "CUDA", has_kernels=True)
+    assert "not tested: this test does not run" in report.device_line(built, ["avx2"])
 
 
 @pytest.mark.usefixtures("packed_library")
@@ -242,6 +244,7 @@ def test_devices_of_this_machine() -> None:
     assert "CPU" in found.backends
     cpu = next(device for device in found.devices if device.backend == "CPU")
     assert (cpu.kind, cpu.packed, cpu.why_not()) == ("cpu", True, "")
+    assert "CPU" not in _native.load().gpu_backends()
     assert cpu.description
 
 

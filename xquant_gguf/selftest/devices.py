@@ -11,7 +11,7 @@ from typing import Any
 from .. import _native
 
 PACKED_BACKENDS = ("CPU",)
-"""Backends that this version has packed kernels for."""
+"""Backends whose packed kernels are tested here."""
 
 GPU_BACKENDS = ("CUDA", "Metal", "Vulkan")
 """Backends that people ask about; named in the summary where the library lacks them."""
@@ -28,17 +28,18 @@ class Device:
     Attributes:
         name: for example ``CPU`` or ``CUDA0``. description: the product.
         kind: cpu, gpu, integrated gpu, accelerator or meta. backend: the part of ggml
-            that drives it.
+            that drives it. has_kernels: the library has packed kernels for that backend.
     """
 
     name: str
     description: str
     kind: str
     backend: str
+    has_kernels: bool = False
 
     @property
     def packed(self) -> bool:
-        """Whether packed kernels run on it."""
+        """Whether packed kernels are tested on it."""
         return self.backend in PACKED_BACKENDS
 
     def why_not(self) -> str:
@@ -47,6 +48,8 @@ class Device:
             return ""
         if self.kind == "accelerator":
             return f"{self.backend} takes no part in packed attention"
+        if self.has_kernels:
+            return f"this test does not run the packed kernels for {self.backend}"
         return f"this build has no packed kernels for {self.backend}"
 
 
@@ -61,6 +64,7 @@ class Found:
 def find_devices(native: _native.Native) -> Found:
     """Ask ggml."""
     ggml = _Ggml(native)
+    with_kernels = native.gpu_backends()
     devices = []
     for i in range(ggml.call("ggml_backend_dev_count", ctypes.c_size_t)):
         handle = ggml.call("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t(i))
@@ -72,6 +76,7 @@ def find_devices(native: _native.Native) -> Found:
                 " ".join(ggml.text("ggml_backend_dev_description", handle).split()),
                 _KINDS[kind] if 0 <= kind < len(_KINDS) else f"kind {kind}",
                 ggml.backend(driver),
+                ggml.text("ggml_backend_reg_name", driver) in with_kernels,
             )
         )
     n = ggml.call("ggml_backend_reg_count", ctypes.c_size_t)

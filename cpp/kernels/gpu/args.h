@@ -27,6 +27,8 @@ struct xqg_attend_args {
     xqg_size q_token, q_head;          // strides in floats
     xqg_size mask_token, mask_stream;  // in f16 elements
     int n_head, n_tokens, n_stream, n_kv;
+    int first_token, first_stream;     // of the micro-batch, where q, mask and out hold a part of it
+    int table_tokens;                  // tokens of the whole micro-batch
     float scale, softcap, max_bias;
     int span, n_parts; // chunks of a block, blocks for all chunks
 };

@@ -36,6 +36,8 @@ struct xqg_block {
     int head_kv, group;      // query heads of a KV head
     int row0, rows;          // rows of the stream's tokens
     int token0;              // first token of the stream
+    int positions;           // in the table: those of its tokens
+    xqg_size entries;        // and its tiles
     int tiles;               // that hold cells of n_kv
 };
 
@@ -45,14 +47,14 @@ XQ_BODY int xqg_head(xqg_block b, int r) { return b.head_kv*b.group + (b.row0 + 
 // How every row reads a tile: bit r of codes or of pages, or of neither.
 struct xqg_forms { uint32_t codes, pages; int page; };
 template <int ROWS>
-XQ_BODY xqg_forms xqg_forms_of(xqg_block b, XQ_GLOBAL const int32_t * table, int n_tokens, int tile) {
-    XQ_GLOBAL const int32_t * at = table + xq_table_tiles_at(n_tokens) + ((xqg_size) b.stream*table[1] + tile)*XQ_TILE_INTS;
+XQ_BODY xqg_forms xqg_forms_of(xqg_block b, XQ_GLOBAL const int32_t * table, int tile) {
+    XQ_GLOBAL const int32_t * at = table + b.entries + tile*XQ_TILE_INTS;
     xqg_forms f;
     f.codes = f.pages = 0;
     f.page  = at[0];
     XQG_UNROLL
     for (int r = 0; r < ROWS; ++r) {
-        const int form = r < b.rows ? xq_tile_read(at[0], at[1], table[XQ_TABLE_HEAD + b.token0 + xqg_token(b, r)]) : XQ_READ_NONE;
+        const int form = r < b.rows ? xq_tile_read(at[0], at[1], table[b.positions + xqg_token(b, r)]) : XQ_READ_NONE;
         f.codes |= (uint32_t) (form == XQ_READ_CODES) << r;
         f.pages |= (uint32_t) (form == XQ_READ_PAGE) << r;
     }
@@ -73,7 +75,7 @@ XQ_BODY void xqg_score_tile(XQ_CONST const xqg_attend_args & a, xqg_planes p, XQ
         seen |= (uint32_t) (r < b.rows && there && m[xqg_token(b, r)*a.mask_token] != XQG_F16_NEG_INF) << r;
     }
     const bool visible = xqg_ballot(seen != 0) != 0;
-    const xqg_forms f = xqg_forms_of<ROWS>(b, table, a.n_tokens, tile);
+    const xqg_forms f = xqg_forms_of<ROWS>(b, table, tile);
     for (int form = XQ_READ_NONE; form <= XQ_READ_CODES; ++form) {
         const uint32_t rows = !visible ? (form == XQ_READ_NONE ? 0xFFFFFFFFu : 0u)
                             : form == XQ_READ_CODES ? f.codes : form == XQ_READ_PAGE ? f.pages : ~(f.codes | f.pages);
@@ -144,7 +146,7 @@ XQ_BODY void xqg_chunk_values(XQ_CONST const xqg_attend_args & a, xqg_planes p, 
         acc[r] = 0.0f;
     }
     for (int i = part; i < n; i += split) {
-        const xqg_forms f = xqg_forms_of<ROWS>(b, table, a.n_tokens, first + i);
+        const xqg_forms f = xqg_forms_of<ROWS>(b, table, first + i);
         float weight[ROWS], most = 0.0f;
         XQG_UNROLL
         for (int r = 0; r < ROWS; ++r) {
@@ -194,12 +196,14 @@ XQ_BODY void xqg_attend(xqg_place at, XQ_CONST const xqg_attend_args & a, xqg_pl
     const int row_blocks = (per_stream*group + ROWS - 1) / ROWS;
     xqg_block b;
     b.stream  = at.z / row_blocks;
-    b.page_stream = table[0] + b.stream;
+    b.page_stream = table[0] + a.first_stream + b.stream;
     b.head_kv = at.y;
     b.group   = group;
     b.row0    = (at.z % row_blocks)*ROWS;
     b.rows    = xqg_min(ROWS, per_stream*group - b.row0);
     b.token0  = b.stream*per_stream;
+    b.positions = XQ_TABLE_HEAD + a.first_token + b.token0;
+    b.entries   = xq_table_tiles_at(a.table_tokens) + (xqg_size) (a.first_stream + b.stream)*table[1]*XQ_TILE_INTS;
     b.tiles   = xqg_min(table[1], (a.n_kv + XQ_TILE - 1)/XQ_TILE);
 
     const float scale = a.softcap != 0.0f ? a.scale / a.softcap : a.scale;

@@ -42,9 +42,16 @@ XQ_BODY float    xqg_sqrt(float x)        { return __fsqrt_rn(x); }
 XQ_BODY float    xqg_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 XQ_BODY float    xqg_abs(float x)         { return fabsf(x); }
 
-// Unsigned codes with signed multipliers, which the intrinsic does not have.
+// Unsigned codes with signed multipliers, which the intrinsic does not have. Before compute capability 6.1, for which
+// ggml compiles with CUDA 12, there is no such instruction.
 XQ_BODY int xqg_dp4a(uint32_t codes, int m, int sum) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 610
+    for (int i = 0; i < 4; ++i) {
+        sum += (int) (codes >> 8*i & 255u) * (int) (signed char) (m >> 8*i & 255);
+    }
+#else
     asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(sum) : "r"(codes), "r"(m));
+#endif
     return sum;
 }
 

@@ -30,6 +30,15 @@ inline int xqg_span(int n_kv) {
     return span;
 }
 
+// Partial results are folded for so many tokens at a time as keep them below this, in bytes.
+#ifndef XQG_MOST_PARTS
+#define XQG_MOST_PARTS (16*1024*1024)
+#endif
+inline int xqg_slice(int n_tokens, int n_parts, int n_head, int dv) {
+    const size_t fits = XQG_MOST_PARTS / (sizeof(float)*(size_t) n_parts*n_head*(dv + 2));
+    return fits < 1 ? 1 : fits < (size_t) n_tokens ? (int) fits : n_tokens;
+}
+
 inline xq_grid xqg_attend_grid(int n_parts, int n_head_kv, int n_stream, int rows_of_stream, int rows, size_t shared) {
     return {n_parts, n_head_kv, n_stream*((rows_of_stream + rows - 1)/rows), 128, shared};
 }

@@ -4,9 +4,6 @@
 #include "kernels/gpu/attend.h"
 #include "kernels/gpu/combine.h"
 
-// What every device gives a block without being asked.
-static const size_t SHARED_LIMIT = 48*1024;
-
 // Blocks of a multiprocessor that registers are kept for: most that need no spill.
 template <int ROWS>
 XQG_KERNEL_FOR(ROWS == 8 ? 3 : 4) attend_kernel(const xqg_attend_args a, const xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table, float * out) {
@@ -26,7 +23,7 @@ void xq_cuda_plan(xqg_attend_args & a) {
 cudaError_t xq_cuda_attend(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table,
                            float * out, cudaStream_t stream) {
     const int quad = (int) (sizeof(xqg_quad)/sizeof(float)), all = a.n_tokens/a.n_stream*(a.n_head/a.layer.n_head_kv);
-    const int rows = xqg_rows(a.layer.k, a.layer.v, a.layer.dk, all, quad, SHARED_LIMIT);
+    const int rows = xqg_rows(a.layer.k, a.layer.v, a.layer.dk, all, quad, XQG_SHARED_LIMIT);
     const size_t bytes = xqg_attend_bytes(a.layer.k, a.layer.v, a.layer.dk, rows, quad);
     const xq_grid grid = xqg_attend_grid(a.n_parts, a.layer.n_head_kv, a.n_stream, all, rows, bytes);
     switch (rows) {

@@ -4,6 +4,9 @@
 
 #include "kernels/gpu/args.h"
 
+// What every device gives a block without being asked, in bytes.
+#define XQG_SHARED_LIMIT (48*1024)
+
 // Fills in a.span and a.n_parts for a.n_kv; the partial results that xq_cuda_attend writes follow from them.
 void xq_cuda_plan(xqg_attend_args & a);
 

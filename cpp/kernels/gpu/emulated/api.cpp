@@ -53,7 +53,7 @@ xqg_attend_args attend_args_of(const xq_api_layer & l) {
     a.q_token = (xqg_size) l.n_head*l.dk;
     a.mask_token  = l.n_kv;
     a.mask_stream = (xqg_size) l.n_kv*(l.n_tokens/l.n_stream);
-    a.n_head = l.n_head; a.n_tokens = l.n_tokens; a.n_stream = l.n_stream; a.n_kv = l.n_kv;
+    a.n_head = l.n_head; a.n_tokens = a.table_tokens = l.n_tokens; a.n_stream = l.n_stream; a.n_kv = l.n_kv;
     a.scale = l.scale; a.softcap = l.softcap; a.max_bias = l.max_bias;
     const int chunks = xqg_chunks(l.n_kv);
     a.span = chosen_span ? chosen_span : l.whole_rows ? chunks : 1;

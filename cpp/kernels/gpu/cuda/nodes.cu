@@ -1,0 +1,193 @@
+// From ggml nodes to launches: what a node's tensors mean to the kernels.
+#include "kernels/gpu/cuda/launch.h"
+
+#include "kernels/gpu/cuda/backend.h"
+#include "kernels/gpu/seal_ranked.h"
+
+// `static`, not an unnamed namespace: nvcc renames that, and the host compiler then misses declarations.
+
+static xqg_layer layer_of(const xq_node_layer & n) {
+    xqg_layer l{};
+    l.k = n.k; l.v = n.v;
+    l.k_code_stream = n.k_code_stream; l.v_code_stream = n.v_code_stream;
+    l.meta_stream = n.meta_stream;
+    l.page_stream = n.page_stream;
+    l.k_row = n.k_row; l.v_row = n.v_row;
+    l.dk = n.dk; l.dv = n.dv; l.n_head_kv = n.n_head_kv;
+    l.k_leads = n.k_leads; l.v_leads = n.v_leads;
+    return l;
+}
+
+static xqg_planes planes_of(const xq_node_layer & n, const ggml_tensor * k_pages, const ggml_tensor * v_pages, const ggml_tensor * k_codes,
+                            const ggml_tensor * v_codes, const ggml_tensor * meta) {
+    uint8_t * bytes = (uint8_t *) meta->data;
+    return {(uint32_t *) k_codes->data, (uint32_t *) v_codes->data, bytes, bytes + n.v_meta_at, (uint16_t *) k_pages->data,
+            (uint16_t *) v_pages->data};
+}
+
+static bool stores(const xq_node & n) { return n.kind == XQ_NODE_STORE || n.kind == XQ_NODE_STORE_AND_SEAL; }
+static bool seals(const xq_node & n)  { return n.kind == XQ_NODE_SEAL || n.kind == XQ_NODE_STORE_AND_SEAL; }
+
+// ---- attention ----
+
+// Partial results of a whole micro-batch could be a large part of what packing saves. So they are computed and folded
+// for as many tokens at a time as have room in XQG_MOST_PARTS; a token's result does not depend on that.
+struct xq_attention {
+    xqg_attend_args a;
+    int slice; // tokens at a time
+};
+
+static xq_attention attention_of(const ggml_tensor * dst, const xq_node & n) {
+    const ggml_tensor * q = dst->src[XQ_A_Q], * mask = dst->src[XQ_A_MASK];
+    xq_attention t{};
+    t.a.layer   = layer_of(*n.layer);
+    t.a.q_token = (xqg_size) (q->nb[2]/sizeof(float));
+    t.a.q_head  = (xqg_size) (q->nb[1]/sizeof(float));
+    t.a.mask_token  = (xqg_size) (mask->nb[1]/sizeof(uint16_t));
+    t.a.mask_stream = (xqg_size) (mask->nb[3]/sizeof(uint16_t));
+    t.a.n_head = (int) q->ne[1];
+    t.a.n_tokens = t.a.table_tokens = (int) q->ne[2];
+    t.a.n_stream = (int) mask->ne[3];
+    t.a.n_kv = (int) mask->ne[0];
+    t.a.scale = n.scale; t.a.softcap = n.softcap; t.a.max_bias = n.max_bias;
+    if (dst->ne[3] > 1) { // the graph holds the parts, one for every chunk, as on the CPU
+        t.a.span = 1;
+        t.a.n_parts = (int) dst->ne[3];
+    } else {
+        xq_cuda_plan(t.a);
+    }
+    t.slice = xqg_slice(t.a.n_tokens, t.a.n_parts, t.a.n_head, t.a.layer.dv);
+    return t;
+}
+
+static cudaError_t attend(const ggml_tensor * dst, const xq_node & n, float * scratch, cudaStream_t stream) {
+    const auto & src = dst->src;
+    const xq_attention t = attention_of(dst, n);
+    const xqg_planes p = planes_of(*n.layer, src[XQ_A_K_PAGES], src[XQ_A_V_PAGES], src[XQ_A_K_CODES], src[XQ_A_V_CODES], src[XQ_A_META]);
+    const float * q = (const float *) src[XQ_A_Q]->data;
+    const uint16_t * mask = (const uint16_t *) src[XQ_A_MASK]->data;
+    const int32_t * table = (const int32_t *) src[XQ_A_TABLE]->data;
+    const float * sinks = src[XQ_A_SINKS] ? (const float *) src[XQ_A_SINKS]->data : nullptr;
+    float * out = (float *) dst->data;
+    if (dst->ne[3] > 1) {
+        return xq_cuda_attend(t.a, p, q, mask, table, out, stream);
+    }
+    // Streams one after the other only where their tokens do not fit together.
+    const bool apart = t.slice < t.a.n_tokens;
+    const int n_stream = apart ? t.a.n_stream : 1, of_stream = t.a.n_tokens/n_stream;
+    for (int s = 0; s < n_stream; ++s) {
+        for (int first = 0; first < of_stream; first += t.slice) {
+            xqg_attend_args a = t.a;
+            a.first_stream = s;
+            a.first_token  = s*of_stream + first;
+            a.n_tokens = of_stream - first < t.slice ? of_stream - first : t.slice;
+            a.n_stream = apart ? 1 : t.a.n_stream;
+            const float * from = q + a.first_token*a.q_token;
+            cudaError_t error = xq_cuda_attend(a, p, from, mask + s*a.mask_stream + first*a.mask_token, table, scratch, stream);
+            if (error == 0) {
+                const xqg_combine_args c = {a.layer.dv, a.layer.v.rot, a.n_head, a.n_tokens, a.n_parts, sinks != nullptr};
+                error = xq_cuda_combine(c, scratch, sinks, out + (xqg_size) a.first_token*a.n_head*a.layer.dv, stream);
+            }
+            if (error != 0) {
+                return error;
+            }
+        }
+    }
+    return (cudaError_t) 0;
+}
+
+static cudaError_t combine(const ggml_tensor * dst, const xq_node & n, cudaStream_t stream) {
+    const ggml_tensor * parts = dst->src[XQ_C_PARTS], * sinks = dst->src[XQ_C_SINKS];
+    const xqg_combine_args a = {(int) dst->ne[0], n.layer->v.rot, (int) dst->ne[1], (int) dst->ne[2], (int) parts->ne[3], sinks != nullptr};
+    return xq_cuda_combine(a, (const float *) parts->data, sinks ? (const float *) sinks->data : nullptr, (float *) dst->data, stream);
+}
+
+// ---- storing and sealing ----
+
+static cudaError_t store_and_seal(const ggml_tensor * dst, const xq_node & n, cudaStream_t stream) {
+    const auto & src = dst->src;
+    const xqg_planes p = planes_of(*n.layer, src[XQ_S_K_PAGES], src[XQ_S_V_PAGES], src[XQ_S_K_CODES], src[XQ_S_V_CODES], src[XQ_S_META]);
+    cudaError_t error = (cudaError_t) 0;
+    if (stores(n)) {
+        const ggml_tensor * k = src[XQ_S_K], * v = src[XQ_S_V];
+        xqg_store_args a{};
+        a.layer    = layer_of(*n.layer);
+        a.k_head   = (xqg_size) (k->nb[1]/sizeof(float));
+        a.k_token  = (xqg_size) (k->nb[2]/sizeof(float));
+        a.v_head   = (xqg_size) (v->nb[1]/sizeof(float));
+        a.v_token  = (xqg_size) (v->nb[2]/sizeof(float));
+        a.n_tokens = (int) k->ne[2];
+        error = xq_cuda_store(a, p, (const float *) k->data, (const float *) v->data, (const xqg_size *) src[XQ_S_ROWS]->data, stream);
+    }
+    if (error == 0 && seals(n)) {
+        error = xq_cuda_seal(layer_of(*n.layer), p, (const int32_t *) src[XQ_S_TABLE]->data, stream);
+    }
+    return error;
+}
+
+// ---- what is taken ----
+
+static const char * refusal(const xq_node_layer * l) {
+    if (l->dk > 256 || l->dv > 256 || l->dk % 8 != 0 || l->dv % 8 != 0) {
+        return "head dims that are multiples of 8 up to 256";
+    }
+    const int quad = (int) (sizeof(xqg_quad)/sizeof(float));
+    const bool fits = xqg_attend_bytes(l->k, l->v, l->dk, 1, quad) <= XQG_SHARED_LIMIT && xqg_seal_bytes(l->k, sizeof(xqg_ranked)) <= XQG_SHARED_LIMIT;
+    return fits ? nullptr : "a layer whose blocks fit into 48 KiB of shared memory";
+}
+
+static bool on(const ggml_tensor * plane, ggml_backend_dev_t device) {
+    return plane && plane->buffer && ggml_backend_buft_get_device(ggml_backend_buffer_get_type(plane->buffer)) == device;
+}
+
+static bool rows_of_floats(const ggml_tensor * t) {
+    return t && t->type == GGML_TYPE_F32 && t->nb[0] == sizeof(float) && t->nb[1] % sizeof(float) == 0 && t->nb[2] % sizeof(float) == 0;
+}
+
+static bool is_table(const ggml_tensor * t) { return t && t->type == GGML_TYPE_I32 && ggml_is_contiguous(t); }
+
+bool xq_cuda_supports(const ggml_tensor * node, ggml_backend_dev_t device) {
+    xq_node n;
+    if (!xq_node_read(node, n) || refusal(n.layer)) {
+        return false;
+    }
+    const auto & src = node->src;
+    switch (n.kind) {
+        case XQ_NODE_STORE:
+        case XQ_NODE_SEAL:
+        case XQ_NODE_STORE_AND_SEAL:
+            return on(src[XQ_S_K_PAGES], device) && on(src[XQ_S_V_PAGES], device) && on(src[XQ_S_K_CODES], device) && on(src[XQ_S_V_CODES], device) &&
+                   is_table(src[XQ_S_TABLE]) && rows_of_floats(src[XQ_S_K]) && rows_of_floats(src[XQ_S_V]) && src[XQ_S_ROWS]->type == GGML_TYPE_I64;
+        case XQ_NODE_ATTEND:
+            return on(src[XQ_A_K_PAGES], device) && on(src[XQ_A_V_PAGES], device) && on(src[XQ_A_K_CODES], device) && on(src[XQ_A_V_CODES], device) &&
+                   is_table(src[XQ_A_TABLE]) && rows_of_floats(src[XQ_A_Q]) && src[XQ_A_MASK]->type == GGML_TYPE_F16 &&
+                   src[XQ_A_MASK]->nb[0] == sizeof(uint16_t);
+        case XQ_NODE_COMBINE:
+            return ggml_is_contiguous(src[XQ_C_PARTS]);
+        default:
+            return false;
+    }
+}
+
+size_t xq_cuda_scratch(const ggml_tensor * node) {
+    xq_node n;
+    if (!xq_node_read(node, n) || n.kind != XQ_NODE_ATTEND || node->ne[3] > 1) {
+        return 1;
+    }
+    const xq_attention t = attention_of(node, n);
+    return (size_t) t.slice*t.a.n_parts*t.a.n_head*(t.a.layer.dv + 2);
+}
+
+cudaError_t xq_cuda_compute(const ggml_tensor * node, float * scratch, cudaStream_t stream) {
+    xq_node n;
+    if (!xq_node_read(node, n)) {
+        return (cudaError_t) 1; // an invalid value: the scheduler was told that we do not take it
+    }
+    return n.kind == XQ_NODE_ATTEND ? attend(node, n, scratch, stream)
+         : n.kind == XQ_NODE_COMBINE ? combine(node, n, stream) : store_and_seal(node, n, stream);
+}
+
+void * xq_cuda_address(const char * name) {
+    const xq_layer_check check = refusal;
+    return std::strcmp(name, XQ_LAYER_CHECK) == 0 ? (void *) check : nullptr;
+}

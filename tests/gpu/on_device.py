@@ -1,0 +1,112 @@
+"""``python -m gpu.on_device LIBRARY CASE MODEL``: a model whose layers lie on emulated devices.
+
+A process of its own: a device once registered with ggml stays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xquant_gguf import Llama
+from xquant_gguf.errors import UnsupportedModelError
+
+PACKED = {"window": 32, "sink": 0}
+TEXT = "A little fox lived at the edge of a wood and went down to the river every morning. "
+MOST = 0.05
+"""NMSE of logits; the CPU implementations are up to 0.025 apart on such a text."""
+
+Logits = NDArray[np.float64]
+
+
+def load(model: str, **kwargs: Any) -> Llama:
+    keywords: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "n_threads_batch": 1, **kwargs}
+    return Llama(model, **{"verbose": False, **PACKED, **keywords})
+
+
+def logits(llm: Llama) -> Logits:
+    return np.ctypeslib.as_array(llm._ctx.get_logits(), shape=(llm.n_vocab(),)).astype(np.float64)
+
+
+def evaluate(llm: Llama) -> list[Logits]:
+    """After a prompt of which a part is sealed, a token, and three at once."""
+    tokens = llm.tokenize((TEXT * 8).encode())[:120]
+    out = []
+    for first, end in ((0, 116), (116, 117), (117, 120)):
+        llm.eval(tokens[first:end])
+        out.append(logits(llm))
+    return out
+
+
+def followers(llm: Llama) -> int:
+    return sum(layer["k_leader"] >= 0 for layer in llm.kv_cache.layers)
+
+
+def near(got: list[Logits], want: list[Logits]) -> None:
+    for a, b in zip(got, want):
+        error = np.square(a - b).sum() / np.square(b).sum()
+        print(f"NMSE {error:.1e}")
+        assert error < MOST
+
+
+def one(model: str, register: Any) -> None:
+    """All layers on one device; sessions move between it and the CPU."""
+    cpu = load(model)
+    want = evaluate(cpu)
+    register(1, 1)
+    llm = load(model, n_gpu_layers=-1, verbose=True)
+    near(evaluate(llm), want)
+    state = llm.save_state()
+    llm.eval([100])
+    after = logits(llm)
+    fresh = load(model, n_gpu_layers=-1)  # where the token gets the same cell again
+    fresh.load_state(state)
+    fresh.eval([100])
+    assert (logits(fresh) == after).all()
+    cpu.load_state(state)
+    cpu.eval([100])
+    near([logits(cpu)], [after])
+    near(evaluate(load(model, n_gpu_layers=-1, offload_kqv=False)), want)
+    near(evaluate(load(model, n_gpu_layers=10)), want)
+
+
+def two(model: str, register: Any) -> None:
+    """Two devices that part a pair of layers, in a model that shares codes."""
+    shared = {"kv": "xquant", "k_share_from": 0, "v_share_from": 0}
+    cpu = load(model, **shared)
+    want = evaluate(cpu)
+    register(2, 1)
+    llm = load(model, **shared, n_gpu_layers=-1, tensor_split=[15, 16], verbose=True)
+    near(evaluate(llm), want)
+    assert followers(llm) == followers(cpu) - 1
+
+
+def none(model: str, register: Any) -> None:
+    """A device without packed kernels is refused, with the remedy, and the remedy works."""
+    register(1, 0)
+    try:
+        load(model, n_gpu_layers=-1)
+    except UnsupportedModelError as error:
+        print(error)
+        assert "packed kernels" in str(error) and "EMU0" in str(error)
+        assert "offload_kqv=False" in str(error)
+    else:
+        raise AssertionError("not refused")
+    evaluate(load(model, n_gpu_layers=-1, offload_kqv=False))
+
+
+CASES = {case.__name__: case for case in (one, two, none)}
+
+
+def main() -> None:
+    library, case, model = sys.argv[1:]
+    CASES[case](model, ctypes.CDLL(library).xq_register_emulated)
+    print("passed")
+
+
+if __name__ == "__main__":
+    main()
