@@ -2,13 +2,14 @@
 """Provide the patched llama.cpp tree that CMake builds.
 
     upstream.py prepare --tree DIR [--source DIR] [--stock]
-    upstream.py diff    --tree DIR [--source DIR]
+    upstream.py diff    --tree DIR [--source DIR] [--patch NAME]
     upstream.py fetch
 
 `prepare` brings DIR to upstream + patches/*.patch and rewrites only files whose
 content changes, so that a later build compiles only those. `diff` prints how DIR
-differs from upstream: edit DIR, then put that text into patches/. `fetch` prints the
-path of the checked sdist in the cache.
+differs from upstream: edit DIR, then put that text into patches/. With --patch it leaves
+out the files of every other patch. `fetch` prints the path of the checked sdist in the
+cache.
 
 The sources are, in this order: a llama.cpp directory (--source, or the environment
 variable XQUANT_LLAMA_CPP; it is copied, never changed), the cache (XQUANT_CACHE, or
@@ -29,7 +30,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -317,10 +318,18 @@ def remove_others(tree: Path, keep: set[str]) -> None:
                 path.unlink()
 
 
-def diff(tree: Path, source: Archive | Directory) -> str:
+def files_of_others(folder: Path, patch: str) -> set[str]:
+    """What the patches of a series touch, but for one of them."""
+    others = (path for path in folder.glob("*.patch") if path.name != patch)
+    return {name for path in others for name in unidiff.parse(path.read_bytes())}
+
+
+def diff(tree: Path, source: Archive | Directory, without: Container[str] = ()) -> str:
     """How `tree` differs from upstream, as a patch."""
     text: list[str] = []
     for name, data in source.files():
+        if name in without:
+            continue
         now = (tree / name).read_bytes() if (tree / name).is_file() else data
         if now != data:
             old, new = (x.decode("utf-8").splitlines(keepends=True) for x in (data, now))
@@ -334,6 +343,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tree", type=Path, help="the tree in the build directory")
     parser.add_argument("--source", default=os.environ.get("XQUANT_LLAMA_CPP", ""), metavar="DIR")
     parser.add_argument("--stock", action="store_true", help="apply no patch")
+    parser.add_argument("--patch", default="", metavar="NAME", help="of patches/, to be written")
     args = parser.parse_args(argv)
     if args.command != "fetch" and not args.tree:
         parser.error(f"{args.command} needs --tree")
@@ -344,7 +354,8 @@ def main(argv: list[str] | None = None) -> int:
         source = Directory(Path(args.source)) if args.source else Archive(read_pin())
         if args.command == "diff":
             with contextlib.redirect_stdout(sys.stderr):  # standard output is the patch alone
-                text = diff(args.tree, source)
+                others = files_of_others(ROOT / "patches", args.patch) if args.patch else ()
+                text = diff(args.tree, source, others)
             sys.stdout.write(text)
         else:
             prepare(args.tree, source, None if args.stock else ROOT / "patches")

@@ -223,6 +223,18 @@ def test_diff_gives_back_the_series(project: Project, tmp_path: Path) -> None:
     assert rewritten(tree, before) == set()
 
 
+def test_diff_of_one_patch_leaves_out_the_files_of_others(project: Project) -> None:
+    own, tree, patches = project
+    other = DIFF.replace(b"src/a.cpp", b"src/b.cpp")
+    write(patches / "0002-b.patch", other)
+    source = upstream.Directory(own)
+    upstream.prepare(tree, source, patches)
+    for name, text in (("0001-a.patch", DIFF), ("0002-b.patch", other)):
+        others = upstream.files_of_others(patches, name)
+        written = upstream.diff(tree, source, others).encode()
+        assert set(unidiff.parse(written)) == set(unidiff.parse(text))
+
+
 # ---- the series ----
 
 
