@@ -2,7 +2,11 @@
 // kernels/cpu/attend.h.
 #pragma once
 
+#if defined(XQG_HOST)
+#include "kernels/gpu/device_host.h"
+#else
 #include "kernels/gpu/device.h"
+#endif
 
 // Codes and metadata lie as [stream][tile][head][strip], pages as f16 rows of all heads [stream][page][32].
 struct xqg_layer {

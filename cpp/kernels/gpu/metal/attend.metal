@@ -7,6 +7,8 @@
 
 #include "kernels/gpu/metal/entry.h"
 
+static_assert(sizeof(xqg_quad) == sizeof(float)*XQ_METAL_QUAD, "the host sizes threadgroup memory");
+
 #define XQG_ATTEND(rows) \
 kernel void kernel_xq_attend_##rows( \
         constant xqg_attend_args & a [[buffer(0)]], XQG_PLANES, device const float * q [[buffer(7)]], device const uint16_t * mask [[buffer(8)]], \

@@ -1,6 +1,8 @@
 // Parameters that the Metal kernels have in common.
 #pragma once
 
+#include "kernels/gpu/metal/sizes.h"
+
 #define XQG_PLANES \
     device uint32_t * k_codes [[buffer(1)]], device uint32_t * v_codes [[buffer(2)]], device uint8_t * k_meta [[buffer(3)]], \
     device uint8_t * v_meta [[buffer(4)]], device uint16_t * k_pages [[buffer(5)]], device uint16_t * v_pages [[buffer(6)]]

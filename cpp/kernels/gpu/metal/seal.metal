@@ -1,6 +1,8 @@
 // Sealing on Metal. Codes and metadata have the same bytes on every machine: no fast math and no contraction here. Before
-// Metal 3.2 there are no such pragmas: the host must compile this library with fast math off, or refuse.
-#if defined(__METAL_VERSION__) && __METAL_VERSION__ >= 320
+// Metal 3.2 there are no such pragmas, and so no kernel: the host then refuses the layer.
+#include <metal_stdlib>
+
+#if __METAL_VERSION__ >= 320
 #pragma METAL fp math_mode(safe)
 #pragma METAL fp contract(off)
 #endif
@@ -8,6 +10,10 @@
 #include "kernels/gpu/seal.h"
 
 #include "kernels/gpu/metal/entry.h"
+
+#if __METAL_VERSION__ >= 320
+
+static_assert(sizeof(xqg_ranked) == XQ_METAL_RANKED, "the host sizes threadgroup memory");
 
 kernel void kernel_xq_seal(
         constant xqg_seal_args & a [[buffer(0)]], XQG_PLANES, device const int32_t * table [[buffer(7)]],
@@ -30,3 +36,5 @@ kernel void kernel_xq_seal_strip(
         xqg_seal_strip(at, a.side, first, a.lane_mask, a.row_mask, codes, a.leader != 0, meta, shared);
     }
 }
+
+#endif
