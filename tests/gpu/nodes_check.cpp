@@ -1,14 +1,12 @@
-// A small ggml graph of packed layers, run twice: by ggml's CPU backend with the nodes' callbacks, and by the CUDA host
-// code (kernels/gpu/cuda/nodes.cu) with its launches on the emulator. Codes, metadata and pages must have the same bytes,
-// outputs be near each other. Prints a hash of the outputs of the second run.
+// A small ggml graph of packed layers, run twice: by ggml's CPU backend with the nodes' callbacks, and by the host code of a
+// device with its launches on the emulator (nodes_device.h). Codes, metadata and pages must have the same bytes, outputs
+// be near each other. Prints a hash of the outputs of the second run.
 #include "../cpp/check.h"
 
 #include "cache/plan.h"
 #include "format/xq_table.h"
 #include "graph/nodes.h"
-#include "kernels/gpu/cuda/launch.h"
-
-#include "kernels/gpu/cuda/backend.h"
+#include "nodes_device.h"
 
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
@@ -52,9 +50,13 @@ struct world {
     int n_tiles, n_rows;
     std::mt19937 rng{7};
     std::vector<ggml_tensor *> outputs;
+    bool on_device;
+    ggml_backend_t backend;
 
-    explicit world(const scenario & s) : s(s), n_tiles((s.n_kv + XQ_TILE - 1)/XQ_TILE), n_rows(n_tiles*XQ_TILE) {
-        ctx = context();
+    world(const scenario & s, bool on_device)
+        : s(s), n_tiles((s.n_kv + XQ_TILE - 1)/XQ_TILE), n_rows(n_tiles*XQ_TILE), on_device(on_device),
+          backend(on_device ? xq_nodes_backend() : xq_nodes_cpu()) {
+        ctx = xq_nodes_context();
         std::vector<xq_layer_shape> shapes;
         for (int il = 0; il < LAYERS; ++il) {
             shapes.push_back({il, s.heads_kv, s.dk, s.dv, s.heads_kv*s.group});
@@ -62,15 +64,9 @@ struct world {
         for (const auto & plan : xq_make_plan(xq_config_parse(s.config), shapes)) {
             add_layer(plan);
         }
-        ggml_backend_buffer_t buffer = ggml_backend_alloc_ctx_tensors(ctx, cpu());
+        ggml_backend_buffer_t buffer = ggml_backend_alloc_ctx_tensors(ctx, backend);
         ggml_backend_buffer_clear(buffer, 0);
     }
-
-    static ggml_backend_t cpu() {
-        static ggml_backend_t backend = ggml_backend_cpu_init();
-        return backend;
-    }
-    static ggml_context * context() { return ggml_init({64*ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}); }
 
     void add_layer(const xq_layer_plan & plan) {
         layer l;
@@ -124,9 +120,9 @@ struct world {
     }
 
     // One micro-batch. Keys, values and queries are views into one tensor, the mask into a wider one.
-    void step(int first, int end, int sealed, const std::vector<int> & now, bool attends, bool on_device) {
+    void step(int first, int end, int sealed, const std::vector<int> & now, bool attends) {
         const int tokens = s.used*(end - first), n_head = s.heads_kv*s.group, width = n_head*s.dk + s.heads_kv*(s.dk + s.dv) + 4;
-        ggml_context * c = context();
+        ggml_context * c = xq_nodes_context();
         ggml_cgraph * gf = ggml_new_graph(c);
         ggml_tensor * rows = ggml_new_tensor_1d(c, GGML_TYPE_I64, tokens);
         const std::vector<int32_t> numbers = table(first, end, sealed, now);
@@ -165,60 +161,51 @@ struct world {
                 outputs.push_back(cur);
             }
         }
-        ggml_backend_alloc_ctx_tensors(c, cpu());
+        ggml_backend_alloc_ctx_tensors(c, backend);
 
-        std::copy(numbers.begin(), numbers.end(), (int32_t *) t->data);
-        std::normal_distribution<float> normal;
+        ggml_backend_tensor_set(t, numbers.data(), 0, ggml_nbytes(t));
         for (ggml_tensor * qkv : all) {
-            for (int64_t i = 0; i < ggml_nelements(qkv); ++i) {
-                ((float *) qkv->data)[i] = normal(rng);
-            }
+            fill(qkv);
         }
-        for (int i = 0; sinks && i < n_head; ++i) {
-            ((float *) sinks->data)[i] = normal(rng);
+        if (sinks) {
+            fill(sinks);
         }
+        std::vector<int64_t> row(tokens);
+        std::vector<ggml_fp16_t> seen((size_t) tokens*(s.n_kv + 6));
         for (int i = 0; i < tokens; ++i) {
             const int u = i/(end - first), cell = first + i % (end - first);
-            ((int64_t *) rows->data)[i] = (int64_t) (s.first + u)*n_rows + page(cell/XQ_TILE)*XQ_TILE + cell % XQ_TILE;
+            row[i] = (int64_t) (s.first + u)*n_rows + page(cell/XQ_TILE)*XQ_TILE + cell % XQ_TILE;
             for (int j = 0; j < s.n_kv + 6; ++j) {
                 const float m = j > cell || (cell + j + u) % 7 == 0 ? -INFINITY : s.max_bias > 0 ? (float) (j - cell) : 0.0f;
-                ((ggml_fp16_t *) wide->data)[(size_t) i*(s.n_kv + 6) + j] = ggml_fp32_to_fp16(m);
+                seen[(size_t) i*(s.n_kv + 6) + j] = ggml_fp32_to_fp16(m);
             }
         }
+        ggml_backend_tensor_set(rows, row.data(), 0, ggml_nbytes(rows));
+        ggml_backend_tensor_set(wide, seen.data(), 0, ggml_nbytes(wide));
         if (on_device) {
-            run_on_device(gf);
+            xq_nodes_run(gf);
         } else {
-            CHECK(ggml_backend_graph_compute(cpu(), gf) == GGML_STATUS_SUCCESS);
+            CHECK(ggml_backend_graph_compute(backend, gf) == GGML_STATUS_SUCCESS);
         }
     }
 
-    // As ggml's CUDA backend does: views are nothing to do, and custom nodes are ours.
-    static void run_on_device(ggml_cgraph * gf) {
-        ggml_backend_dev_t here = nullptr; // what ggml gives for plain host memory
-        for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
-            ggml_tensor * node = ggml_graph_node(gf, i);
-            if (node->op != GGML_OP_CUSTOM) {
-                CHECK(node->op == GGML_OP_VIEW, ggml_op_name(node->op));
-                continue;
-            }
-            xq_node n;
-            CHECK(xq_node_read(node, n));
-            CHECK(xq_cuda_supports(node, here), node->name);
-            CHECK(xq_cuda_supports(node, (ggml_backend_dev_t) &n) == (n.kind == XQ_NODE_COMBINE)); // the planes are elsewhere
-            std::vector<float> scratch(xq_cuda_scratch(node), NAN);
-            CHECK(scratch.size()*sizeof(float) <= XQG_MOST_PARTS || n.kind == XQ_NODE_ATTEND);
-            CHECK(xq_cuda_compute(node, scratch.data(), nullptr) == 0, node->name);
-        }
+    void fill(ggml_tensor * t) {
+        std::normal_distribution<float> normal;
+        std::vector<float> numbers(ggml_nelements(t));
+        std::generate(numbers.begin(), numbers.end(), [&] { return normal(rng); });
+        ggml_backend_tensor_set(t, numbers.data(), 0, ggml_nbytes(t));
     }
 
-    void run(bool on_device) {
+    void run() {
         const int old = s.n_kv - s.tokens;
         std::vector<int> first_seals, seals;
         for (int t = 0; t < SEALED; ++t) {
             (t + 1 < SEALED ? first_seals : seals).push_back(t);
         }
-        step(0, old, 0, first_seals, false, on_device);
-        step(old, s.n_kv, SEALED, seals, true, on_device);
+        step(0, old, 0, first_seals, false);
+        step(old, s.n_kv, SEALED, seals, true);
+        const int filled = (SEALED + 1)*XQ_TILE; // a tile whose last cells come in the step that seals it
+        step(filled - 3, filled, SEALED, {SEALED}, false);
     }
 };
 
@@ -229,9 +216,10 @@ std::vector<uint8_t> bytes(const ggml_tensor * t) {
 }
 
 double nmse(const ggml_tensor * got, const ggml_tensor * want) {
+    const std::vector<uint8_t> a = bytes(got), b = bytes(want);
     double error = 0, power = 0;
     for (int64_t i = 0; i < ggml_nelements(want); ++i) {
-        const double g = ((const float *) got->data)[i], w = ((const float *) want->data)[i];
+        const double g = ((const float *) a.data())[i], w = ((const float *) b.data())[i];
         error += (g - w)*(g - w);
         power += w*w;
     }
@@ -247,9 +235,9 @@ void add(const ggml_tensor * t) {
 
 void check(const scenario & s) {
     check_context = s.name;
-    world cpu(s), device(s);
-    cpu.run(false);
-    device.run(true);
+    world cpu(s, false), device(s, true);
+    cpu.run();
+    device.run();
     for (size_t il = 0; il < cpu.layers.size(); ++il) {
         const xq_node_planes & a = cpu.layers[il].planes, & b = device.layers[il].planes;
         CHECK(bytes(a.k_pages) == bytes(b.k_pages), il);
@@ -268,9 +256,16 @@ void check(const scenario & s) {
     }
 }
 
-void nothing(ggml_tensor *, int, int, void *) {}
+} // namespace
 
-xq_node_layer plain_layer(int d) {
+ggml_backend_t xq_nodes_cpu() {
+    static ggml_backend_t backend = ggml_backend_cpu_init();
+    return backend;
+}
+
+ggml_context * xq_nodes_context() { return ggml_init({64*ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}); }
+
+xq_node_layer xq_plain_layer(int d) {
     xq_node_layer l{};
     l.dk = l.dv = d;
     l.n_head_kv = 1;
@@ -279,41 +274,8 @@ xq_node_layer plain_layer(int d) {
     return l;
 }
 
-// Nodes that are not ours, or of a library built from other sources.
-void strangers() {
-    check_context = "strangers";
-    ggml_context * c = world::context();
-    ggml_tensor * x = ggml_new_tensor_1d(c, GGML_TYPE_F32, 4);
-    ggml_tensor * node = ggml_custom_4d(c, GGML_TYPE_F32, 4, 1, 1, 1, &x, 1, nothing, 1, nullptr);
-    CHECK(!xq_cuda_supports(node, nullptr));
-    CHECK(!xq_cuda_supports(ggml_add(c, x, x), nullptr));
-    CHECK(xq_cuda_compute(node, nullptr, nullptr) != 0);
-    CHECK(xq_cuda_scratch(node) == 1);
-
-    const xq_node_layer layer = plain_layer(64);
-    ggml_tensor * ours = xq_node_combine(c, layer, ggml_new_tensor_4d(c, GGML_TYPE_F32, 66, 2, 1, 3), nullptr);
-    CHECK(xq_cuda_supports(ours, nullptr));
-    ggml_tensor other = *ours;
-    ((char *) other.op_params)[XQ_NODE_AT + offsetof(xq_node, layout)] ^= 1;
-    CHECK(!xq_cuda_supports(&other, nullptr));
-}
-
-// What libllama asks before it puts a layer on the device.
-void layers() {
-    check_context = "layers";
-    const auto check = (xq_layer_check) xq_cuda_address(XQ_LAYER_CHECK);
-    CHECK(check && !xq_cuda_address("xq_layer_check") && !xq_cuda_address("ggml_backend_get_features"));
-    for (int d = 8; check && d <= 320; d += 8) {
-        const xq_node_layer l = plain_layer(d);
-        CHECK((check(&l) == nullptr) == (d <= 256), d);
-    }
-}
-
-} // namespace
-
 int main() {
-    strangers();
-    layers();
+    xq_nodes_refusals();
     for (const scenario & s : SCENARIOS) {
         check(s);
     }
