@@ -75,31 +75,46 @@ def one(model: str, register: Any) -> None:
 
 
 def two(model: str, register: Any) -> None:
-    """Two devices that part a pair of layers, in a model that shares codes."""
-    shared = {"kv": "xquant", "k_share_from": 0, "v_share_from": 0}
-    cpu = load(model, **shared)
+    """Two devices: the same logits; a pair that they part keeps codes of its own.
+
+    That is another plan than the CPU's, so logits are compared where nothing is shared.
+    """
+    cpu = load(model)
     want = evaluate(cpu)
+    shared = {"kv": "xquant", "k_share_from": 0, "v_share_from": 0}
+    wanted = followers(load(model, **shared))
     register(2, 1)
-    llm = load(model, **shared, n_gpu_layers=-1, tensor_split=[15, 16], verbose=True)
-    near(evaluate(llm), want)
-    assert followers(llm) == followers(cpu) - 1
+    split = {"n_gpu_layers": -1, "tensor_split": [15, 16], "verbose": True}
+    near(evaluate(load(model, **split)), want)
+    llm = load(model, **shared, **split)
+    assert all(np.isfinite(row).all() for row in evaluate(llm))
+    assert followers(llm) == wanted - 1
 
 
 def none(model: str, register: Any) -> None:
     """A device without packed kernels is refused, with the remedy, and the remedy works."""
     register(1, 0)
+    not_loaded(model, "packed kernels", "EMU0")
+
+
+def refused(model: str, register: Any) -> None:
+    """The same of a Metal device whose compiler takes none of the kernels."""
+    register(1, 0)
+    not_loaded(model, "needs kernels that the system's Metal compiler takes", "MTL0")
+
+
+def not_loaded(model: str, *words: str) -> None:
     try:
         load(model, n_gpu_layers=-1)
     except UnsupportedModelError as error:
         print(error)
-        assert "packed kernels" in str(error) and "EMU0" in str(error)
-        assert "offload_kqv=False" in str(error)
+        assert all(word in str(error) for word in (*words, "offload_kqv=False"))
     else:
         raise AssertionError("not refused")
     evaluate(load(model, n_gpu_layers=-1, offload_kqv=False))
 
 
-CASES = {case.__name__: case for case in (one, two, none)}
+CASES = {case.__name__: case for case in (one, two, none, refused)}
 
 
 def main() -> None:
