@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .build import CPP, HERE, LIMIT
+from .build import CPP, HERE, LIMIT, run
 from .ggml import compiled, linked
 from .metal import backend, built, device, metal_tree
 from .test_nodes import LITTLE, PORTABLE, SOURCES
@@ -62,6 +62,19 @@ def test_nodes_as_on_the_cpu(rest: list[Path], tmp_path: Path) -> None:
     library = backend(small / "build", CPP, *SANITISED, LITTLE)
     parts = [nodes_metal(small, LITTLE), *rest, library]
     assert outcome(linked(parts, small / "nodes", *SANITISED)) == printed
+
+
+def test_host_code_fits_into_the_backend(tmp_path: Path) -> None:
+    """No warning, and no symbol of libllama: the backend may be a module of its own."""
+    metal = f"-isystem{metal_tree() / 'ggml/src/ggml-metal'}"
+    sources = [CPP / f"kernels/gpu/metal/{name}.cpp" for name in ("kernels", "nodes")]
+    needed, defined = set(), set()
+    for path in compiled(sources, tmp_path, metal):
+        for line in run("nm", path).splitlines():
+            *_, kind, symbol = line.split()
+            (needed if kind == "U" else defined).add(symbol)
+    assert {s for s in needed - defined if "xq" in s} == {"xq_metal_attend", "xq_metal_seal"}
+    assert not {s for s in needed if "llama" in s}
 
 
 def defects() -> list[tuple[str, str, str, str]]:
