@@ -3,7 +3,9 @@
 
 #include "format/xq_ranked.h"
 
+#if !defined(XQG_WARPS)
 #define XQG_WARPS 4
+#endif
 #define XQG_CHUNK_TILES 8 // as XQ_CHUNK_TILES on the CPU: 256 cells, the unit of partial results
 #define XQG_CHUNK (XQG_CHUNK_TILES*XQ_TILE)
 #define XQG_ROW_FLOATS 8  // numbers kept for every query row

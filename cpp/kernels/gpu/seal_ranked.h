@@ -252,8 +252,8 @@ XQ_BODY void xqg_seal_ranked(xqg_place at, xq_side side, Source x, uint32_t lane
     xqg_rank(at, side.rows, t);
     xqg_split_words(at, side, t);
     xqg_classes(at, side.rows, t);
-    if (at.warp < 2) {
-        xqg_write_mids(side, at.warp, t, meta, at.lane);
+    for (int wide = at.warp; wide < 2; wide += at.warps) {
+        xqg_write_mids(side, wide, t, meta, at.lane);
     }
     xqg_barrier();
     xqg_write_scales(at, side, t, meta);

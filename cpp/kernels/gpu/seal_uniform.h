@@ -76,8 +76,8 @@ XQ_BODY void xqg_seal_uniform(xqg_place at, xq_side side, Source x, uint32_t lan
         }
     }
     xqg_barrier();
-    if (side.meta == XQ_META_Q8 && at.warp < 2) {
-        xqg_write_grid(at.warp == 0 ? scale : zero, side.rows, meta + 4*at.warp, meta + XQ_META_Q8_HEAD + at.warp*side.rows, at.lane);
+    for (int i = at.warp; i < 2 && side.meta == XQ_META_Q8; i += at.warps) {
+        xqg_write_grid(i == 0 ? scale : zero, side.rows, meta + 4*i, meta + XQ_META_Q8_HEAD + i*side.rows, at.lane);
     }
     xqg_barrier(); // the block's next strip uses the same memory
 }
