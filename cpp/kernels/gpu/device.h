@@ -13,6 +13,8 @@
 #include "kernels/gpu/device_cuda.h"
 #elif defined(__METAL_VERSION__)
 #include "kernels/gpu/device_metal.h"
+#elif defined(XQ_GLSL)
+#include "kernels/gpu/vulkan/device_glsl.h"
 #else
 #include "kernels/gpu/device_emulated.h"
 #endif

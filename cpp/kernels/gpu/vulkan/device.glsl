@@ -1,0 +1,129 @@
+// What the translated bodies stand on: memory, meetings of the 32 threads, numbers.
+layout(local_size_x = 32, local_size_y = 1, local_size_z = 1) in;
+
+struct xqg_place { int id, lane, warp, warps, x, y, z; };
+
+xqg_place xq_here() {
+    const int id = int(gl_LocalInvocationIndex);
+    return xqg_place(id, id, 0, 1, int(gl_WorkGroupID.x), int(gl_WorkGroupID.y), int(gl_WorkGroupID.z));
+}
+
+// ---- memory ----
+
+layout(buffer_reference, std430, buffer_reference_align = 1) buffer xq_u8_at { uint8_t v; };
+layout(buffer_reference, std430, buffer_reference_align = 2) buffer xq_u16_at { uint16_t v; };
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer xq_uint_at { uint v; };
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer xq_int_at { int v; };
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer xq_float_at { float v; };
+layout(buffer_reference, std430, buffer_reference_align = 8) buffer xq_int64_at { int64_t v; };
+
+// Shared memory, sized by the host; every number takes a word.
+layout(constant_id = 0) const int XQ_WORDS = 1;
+shared uint xq_memory[XQ_WORDS];
+shared uint xq_exchanged[64];
+
+// ---- meetings ----
+
+// Two places in turn: what somebody still reads of one meeting is not written before the barrier of the next one is passed.
+uint xq_turn = 0u;
+uint xq_meet(uint mine) {
+    xq_turn ^= 32u;
+    xq_exchanged[xq_turn + gl_LocalInvocationIndex] = mine;
+    barrier();
+    return xq_turn;
+}
+
+void xqg_barrier()   { barrier(); }
+void xqg_warp_sync() { barrier(); }
+float xqg_shuffle_xor(float x, int mask) {
+    const uint at = xq_meet(floatBitsToUint(x));
+    return uintBitsToFloat(xq_exchanged[at + (gl_LocalInvocationIndex ^ uint(mask))]);
+}
+uint xqg_ballot(bool x) {
+    const uint at = xq_meet(x ? 1u << gl_LocalInvocationIndex : 0u);
+    uint all = 0u;
+    for (int i = 0; i < 32; ++i) {
+        all |= xq_exchanged[at + i];
+    }
+    return all;
+}
+
+// As device.h adds, upper half onto lower: every thread does it for itself behind one barrier.
+float xqg_warp_sum(float x) {
+    const uint at = xq_meet(floatBitsToUint(x));
+    float part[16];
+    [[unroll]] for (int i = 0; i < 16; ++i) {
+        precise float sum = uintBitsToFloat(xq_exchanged[at + i]) + uintBitsToFloat(xq_exchanged[at + i + 16]);
+        part[i] = sum;
+    }
+    [[unroll]] for (int n = 8; n > 0; n /= 2) {
+        [[unroll]] for (int i = 0; i < n; ++i) {
+            precise float sum = part[i] + part[i + n];
+            part[i] = sum;
+        }
+    }
+    return part[0];
+}
+float xqg_warp_max(float x) {
+    const uint at = xq_meet(floatBitsToUint(x));
+    float most = x;
+    for (int i = 0; i < 32; ++i) {
+        const float other = uintBitsToFloat(xq_exchanged[at + i]);
+        most = most > other ? most : other;
+    }
+    return most;
+}
+
+// ---- numbers ----
+
+float xq_bits_float(uint u)  { return uintBitsToFloat(u); }
+uint  xq_float_bits(float x) { return floatBitsToUint(x); }
+float xqg_infinity()         { return uintBitsToFloat(0x7F800000u); }
+int   xqg_popcount(uint x)   { return bitCount(x); }
+
+// For code with the same bytes on every machine: never fused, never reordered. A quotient may be off by 2.5 units in the
+// last place in Vulkan; one step of its remainder rounds it as the CPU does.
+float xq_add(float a, float b) { precise float r = a + b; return r; }
+float xq_sub(float a, float b) { precise float r = a - b; return r; }
+float xq_mul(float a, float b) { precise float r = a * b; return r; }
+float xq_div(float a, float b) {
+    precise float q = a / b;
+    precise float rest = fma(-q, b, a);
+    precise float better = q + rest / b;
+    const bool plain = abs(q) < 1e30 && abs(q) > 1e-30 && abs(b) < 1e30 && abs(b) > 1e-30;
+    return plain ? better : q;
+}
+float xqg_sqrt(float x) {
+    precise float r = sqrt(x);
+    precise float rest = fma(-r, r, x);
+    precise float better = r + rest / (2.0 * r);
+    return r > 1e-15 && r < 1e15 ? better : r;
+}
+
+// f16 in integers: a device may flush what is subnormal and choose how it rounds.
+float xqg_half(uint bits) {
+    const uint sign = (bits & 0x8000u) << 16, rest = bits & 0x7FFFu;
+    const uint whole = rest >= 0x7C00u ? 0x7F800000u | (rest & 0x3FFu) << 13 : (rest << 13) + 0x38000000u;
+    return uintBitsToFloat(sign | (rest < 0x400u ? floatBitsToUint(float(rest) * 5.9604644775390625e-8) : whole));
+}
+uint xqg_to_half(float x) {
+    const uint bits = floatBitsToUint(x), sign = bits >> 16 & 0x8000u, size = bits & 0x7FFFFFFFu;
+    if (size > 0x7F800000u) {
+        return sign | 0x7E00u;
+    }
+    if (size >= 0x477FF000u) {
+        return sign | 0x7C00u;
+    }
+    if (size >= 0x38800000u) {
+        return sign | (size - 0x38000000u + 0xFFFu + (size >> 13 & 1u)) >> 13;
+    }
+    // the sum's last bit is that of a subnormal f16
+    precise float sum = uintBitsToFloat(size) + 0.5;
+    return sign | (floatBitsToUint(sum) - 0x3F000000u);
+}
+
+float xqg_exp(float x)                   { return exp(x); }
+float xqg_exp2(float x)                  { return exp2(x); }
+float xqg_tanh(float x)                  { return tanh(clamp(x, -15.0, 15.0)); }
+float xqg_fma(float a, float b, float c) { return fma(a, b, c); }
+float xqg_abs(float x)                   { return abs(x); }
