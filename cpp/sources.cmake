@@ -33,3 +33,9 @@ set(XQ_CUDA_SOURCES
     kernels/gpu/cuda/seal.cu
     kernels/gpu/cuda/store.cu
 )
+
+# Compiled into ggml's Vulkan backend, if that is built.
+set(XQ_VULKAN_SOURCES
+    kernels/gpu/vulkan/nodes.cpp
+    kernels/gpu/vulkan/pipelines.cpp
+)
