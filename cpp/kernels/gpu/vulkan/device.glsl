@@ -81,23 +81,31 @@ uint  xq_float_bits(float x) { return floatBitsToUint(x); }
 float xqg_infinity()         { return uintBitsToFloat(0x7F800000u); }
 int   xqg_popcount(uint x)   { return bitCount(x); }
 
-// For code with the same bytes on every machine: never fused, never reordered. A quotient may be off by 2.5 units in the
-// last place in Vulkan; one step of its remainder rounds it as the CPU does.
+// For code with the same bytes on every machine: never fused, never reordered. In Vulkan a quotient and a root may be 2.5
+// units in the last place off, and lavapipe's are: a step on the exact remainder rounds them as the CPU does.
 float xq_add(float a, float b) { precise float r = a + b; return r; }
 float xq_sub(float a, float b) { precise float r = a - b; return r; }
 float xq_mul(float a, float b) { precise float r = a * b; return r; }
+
+// The upper half of a number's bits.
+float xq_upper(float x) {
+    const float wide = xq_mul(x, 4097.0);
+    return xq_sub(wide, xq_sub(wide, x));
+}
+// x - a*b for a*b near x. In halves (Dekker 1971), because fma need not be one operation.
+float xq_rest(float x, float a, float b) {
+    const float ab = xq_mul(a, b), a1 = xq_upper(a), b1 = xq_upper(b), a2 = xq_sub(a, a1), b2 = xq_sub(b, b1);
+    const float error = xq_add(xq_add(xq_add(xq_sub(xq_mul(a1, b1), ab), xq_mul(a1, b2)), xq_mul(a2, b1)), xq_mul(a2, b2));
+    return xq_sub(xq_sub(x, ab), error);
+}
+bool xq_halves(float x) { return abs(x) > 1e-15 && abs(x) < 1e15; } // have room for theirs
 float xq_div(float a, float b) {
-    precise float q = a / b;
-    precise float rest = fma(-q, b, a);
-    precise float better = q + rest / b;
-    const bool plain = abs(q) < 1e30 && abs(q) > 1e-30 && abs(b) < 1e30 && abs(b) > 1e-30;
-    return plain ? better : q;
+    const float q = a / b;
+    return xq_halves(q) && xq_halves(b) ? xq_add(q, xq_rest(a, q, b) / b) : q;
 }
 float xqg_sqrt(float x) {
-    precise float r = sqrt(x);
-    precise float rest = fma(-r, r, x);
-    precise float better = r + rest / (2.0 * r);
-    return r > 1e-15 && r < 1e15 ? better : r;
+    const float r = sqrt(x);
+    return xq_halves(r) ? xq_add(r, xq_rest(x, r, r) / (2.0 * r)) : r;
 }
 
 // f16 in integers: a device may flush what is subnormal and choose how it rounds.
