@@ -19,6 +19,7 @@ from pathlib import Path
 KNOWN = {
     "defined(__CUDACC__)": False,
     "defined(XQG_HOST)": False,
+    "defined(XQ_GLSL)": False,
     "defined(__METAL_VERSION__)": True,
     "!defined(__METAL_VERSION__)": False,
 }
