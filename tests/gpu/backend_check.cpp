@@ -1,9 +1,8 @@
-// backend_check DEVICE: the node scenarios on a registered device of ggml, against the CPU backend. Codes, metadata and
-// pages must have the same bytes, outputs be near each other.
+// backend_check DEVICE [SCENARIO]: the node scenarios, or one of them, on a registered device of ggml, against the CPU backend.
+// Codes, metadata and pages must have the same bytes, outputs be near each other.
 #include "nodes_world.h"
 
 #include <chrono>
-#include <cstdlib>
 
 namespace {
 
@@ -11,6 +10,7 @@ const scenario MORE[] = {
     {"presets", "", 64, 64, 3, 3, 97, 1, 1, 1, 0, 0.0f, 0.0f, false},
     {"one bit", "k_bits=1.3,v_bits=1", 96, 80, 2, 3, 161, 2, 1, 1, 0, 0.0f, 0.0f, true},
     {"wide keys", "k_bits=6,v_bits=3", 128, 128, 1, 8, 129, 1, 1, 1, 0, 30.0f, 0.0f, false},
+    {"fitted followers", "k_alloc=uniform,v_fit=minmax,k_share_from=0,v_share_from=0,follower=ls", 64, 64, 2, 2, 100, 1, 1, 1, 0, 0.0f, 0.0f, false},
     {"f16 metadata", "k_alloc=uniform,k_bits=4,v_bits=4,k_meta=f16,v_fit=minmax,v_rot=none", 72, 40, 2, 1, 97, 2, 1, 1, 0, 0.0f, 0.0f, false},
 };
 
@@ -42,11 +42,15 @@ int main(int argc, char ** argv) {
     }
     std::printf("%s\n", ggml_backend_dev_description(device));
     ggml_backend_t gpu = ggml_backend_dev_init(device, nullptr), cpu = ggml_backend_cpu_init();
-    for (const scenario & s : SCENARIOS) {
-        check(s, cpu, gpu);
+    std::vector<scenario> all(std::begin(SCENARIOS), std::end(SCENARIOS));
+    all.insert(all.end(), std::begin(MORE), std::end(MORE));
+    int ran = 0;
+    for (const scenario & s : all) {
+        if (argc < 3 || std::string(argv[2]) == s.name) {
+            check(s, cpu, gpu);
+            ++ran;
+        }
     }
-    for (const scenario & s : MORE) {
-        check(s, cpu, gpu);
-    }
+    CHECK(ran > 0, "no such scenario");
     return check_report();
 }

@@ -1,4 +1,4 @@
-// What the kernel bodies need of a device, and nothing else: one of three headers supplies it.
+// What the kernel bodies need of a device, and nothing else: one of four headers supplies it.
 //
 //   XQ_GLOBAL XQ_SHARED XQ_CONST XQ_LOCAL   address spaces of pointers (only Metal tells them apart)
 //   XQ_BODY                                 qualifiers of a body and of what it calls
