@@ -6,6 +6,7 @@ set(XQ_SOURCES
     cache/report.cpp
     cache/state.cpp
     cache/tiles.cpp
+    capi/device_api.cpp
     capi/kernels_api.cpp
     capi/xquant.cpp
     graph/graph.cpp

@@ -1,6 +1,6 @@
 #include "capi/kernels_api.h"
 
-#include "kernels/cpu/attend.h"
+#include "capi/device_api.h"
 #include "reference/reference.h"
 
 #include <algorithm>
@@ -120,21 +120,22 @@ int xq_api_mac(const char * impl, int bits, int rows, const uint32_t * codes, co
 
 int xq_api_seal_layer(const char * impl, const xq_api_layer * a) {
     const auto * k = named(impl);
-    if (!k) {
-        return -1;
-    }
     const xq_layer_view view = view_of(*a);
+    if (!k) {
+        return xq_device_seal_layer(impl, view, *a);
+    }
     run_threads(a->n_threads, [&](int ith, int nth) { xq_seal_tiles(*k, view, a->table, ith, nth); });
     return 0;
 }
 
 int xq_api_attend(const char * impl, const xq_api_layer * a) {
     const auto * k = named(impl);
+    const xq_layer_view view = view_of(*a);
     if (!k) {
-        return -1;
+        return xq_device_attend(impl, view, *a);
     }
     xq_attend_args args{};
-    args.layer = view_of(*a);
+    args.layer = view;
     args.q = a->q;
     args.q_head = a->dk;
     args.q_token = (size_t) a->n_head*a->dk;

@@ -1,5 +1,7 @@
 // Kernel-level entry points: what tests, the self-test and microbenchmarks call on plain arrays. Every function
 // takes the implementation's name ("reference", "generic", "avx512", "avx2", "neon", ...); unknown or unsupported names return -1.
+// Functions of a whole layer take a ggml device's name too ("CUDA0"), if its backend has packed kernels; -2 means that it does not
+// take this layer, or failed.
 #pragma once
 
 #include "capi/xquant.h"

@@ -6,14 +6,23 @@ A process of its own: a device once registered with ggml stays.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xquant_gguf import Llama
-from xquant_gguf.errors import UnsupportedModelError
+from xquant_gguf import Llama, _native
+from xquant_gguf.config import resolve_kv
+from xquant_gguf.errors import LibraryError, UnsupportedModelError
+from xquant_gguf.eval.contexts import Model
+from xquant_gguf.selftest import generation, layers
+from xquant_gguf.selftest.checks import BYTES, Group, run
+from xquant_gguf.selftest.devices import find_devices
+from xquant_gguf.selftest.groups import GROUPS
+from xquant_gguf.selftest.kernels import load_kernels
+from xquant_gguf.selftest.report import reply_line, result_line
 
 PACKED = {"window": 32, "sink": 0}
 TEXT = "A little fox lived at the edge of a wood and went down to the river every morning. "
@@ -114,7 +123,34 @@ def not_loaded(model: str, *words: str) -> None:
     evaluate(load(model, n_gpu_layers=-1, offload_kqv=False))
 
 
-CASES = {case.__name__: case for case in (one, two, none, refused)}
+def selftest(model: str, register: Any) -> None:
+    """The self-test's layers and reply, with the device for an implementation."""
+    kernels = load_kernels()
+    case = Group("a few layers", BYTES, 0, lambda *args: itertools.islice(layers.seal(*args), 4))
+    try:
+        run(case, kernels, "EMU0", 1)
+    except LibraryError as error:
+        print(error)
+    else:
+        raise AssertionError("no such device")
+    register(1, 1)
+    (device,) = (d for d in find_devices(_native.load()).devices if d.name == "EMU0")
+    assert device.has_kernels and device.packed
+    layers.DIMS = (80,)  # the emulator is slow
+    for group in (group for group in GROUPS if group.whole_layers):
+        result = run(group, kernels, "EMU0", 1)
+        print(result_line(result), flush=True)
+        assert result.passed and result.cases >= 3
+    generation.PROMPT_TOKENS, generation.REPLY_TOKENS = 224, 3
+    layers_there = Model(model, gpu_layers=-1)
+    kvs = {"f16": resolve_kv("f16"), "lossless": resolve_kv("lossless", window=32)}
+    (reply,), refused = generation.compare_replies(layers_there, kvs, threads=1, where="GPU")
+    layers_there.close()
+    print(reply_line(reply))
+    assert not refused and reply.passed
+
+
+CASES = {case.__name__: case for case in (one, two, none, refused, selftest)}
 
 
 def main() -> None:

@@ -58,3 +58,9 @@ def test_a_pair_on_two_devices_does_not_share(device: Path, smollm2: Path) -> No
 
 def test_a_device_without_packed_kernels_is_refused(device: Path, smollm2: Path) -> None:
     on(device, "none", smollm2)
+
+
+def test_the_self_test_on_a_device(device: Path, smollm2: Path) -> None:
+    """Layers by their nodes, and a reply; what a machine with a GPU runs."""
+    printed = on(device, "selftest", smollm2)
+    assert "EMU0         attention" in printed and "FAIL" not in printed

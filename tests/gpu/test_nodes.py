@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from .build import run
 from .ggml import CPP, EMULATED, HERE, NODES, compiled, linked
 
@@ -31,3 +33,24 @@ def test_nodes_as_on_the_cpu(tmp_path: Path) -> None:
     names = {path.name for path in slices}
     rest = [path for path in objects if path.name not in names]
     assert run(linked([*slices, *rest], again / "nodes")) == printed
+
+
+ELSEWHERE = """
+enum cudaError_t { success }; // in the names that the vendors' headers of ggml give their own
+typedef void * cudaStream_t;
+#include "kernels/gpu/cuda/backend.h"
+int main() {
+    const bool launched = xq_cuda_compute(nullptr, nullptr, nullptr) == success;
+    const bool taken = xq_cuda_supports(nullptr, nullptr) || xq_cuda_address(XQ_LAYER_CHECK);
+    return launched || taken || xq_cuda_scratch(nullptr) != 1;
+}
+"""
+
+
+@pytest.mark.parametrize("vendor", ("HIP", "MUSA"))
+def test_other_vendors_builds_take_no_node(vendor: str, tmp_path: Path) -> None:
+    """They compile the same patched ggml-cuda.cu, without our sources."""
+    source = tmp_path / f"{vendor}.cpp"
+    source.write_text(ELSEWHERE, encoding="utf-8")
+    objects = compiled([source], tmp_path, f"-DGGML_USE_{vendor}")
+    run(linked(objects, tmp_path / vendor))

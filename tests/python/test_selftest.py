@@ -233,7 +233,9 @@ def test_what_cannot_be_tested_has_a_reason() -> None:
     assert report.device_line(CPU, ["avx2", "generic"]).endswith("tested: avx2, generic")
     assert "not tested: this build" in report.device_line(CUDA, ["avx2"])
     built = Device("CUDA0", "a card", "gpu", "CUDA", has_kernels=True)
-    assert "not tested: this test does not run" in report.device_line(built, ["avx2"])
+    assert report.device_line(built, ["avx2"]).endswith(": tested: layers of packed kernels")
+    first, *_ = devices.not_tested(Found((built,), ("CUDA", "Metal", "Vulkan")), (), [])
+    assert first.startswith("CUDA0: single strips, rotating and storing")
 
 
 @pytest.mark.usefixtures("packed_library")
@@ -292,6 +294,22 @@ def test_kernels_alone(
     assert cli.main(["--threads", "1", "--json", str(out)]) == 1
     assert "failed: rotate" in capsys.readouterr().out
     assert json.loads(out.read_text())["passed"] is False
+
+
+def test_a_device_runs_whole_layers_alone(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def cases(_: Kernels, name: str, threads: int) -> Any:
+        asked.append(name)
+        yield "a", 0.0
+
+    groups = (Group("strips", BYTES, 0, cases), Group("layers", BYTES, 0, cases, True))
+    monkeypatch.setattr(cli, "GROUPS", groups)
+    results = cli._check_kernels(kernels, ["CUDA0"], 1)
+    assert asked == [*(name for name in kernels.names for _ in groups), "CUDA0"]
+    assert (results[-1].group, results[-1].implementation) == ("layers", "CUDA0")
 
 
 @pytest.mark.parametrize(
@@ -353,11 +371,11 @@ def test_a_model_that_cannot_run_is_not_tested(
     monkeypatch.setattr(cli, "time_caches", refuse)
     monkeypatch.setattr(cli, "read_header", lambda path: None)
     model = SimpleNamespace(info=SimpleNamespace(arch="none"), close=lambda: None)
-    monkeypatch.setattr(cli, "Model", lambda path: model)
+    monkeypatch.setattr(cli, "Model", lambda path, gpu_layers: model)
     assert cli.main(["any.gguf", "--threads", "1"]) == 0
     printed = capsys.readouterr().out
     for what in ("reply", "speed"):
-        assert f"{what}: the model must do something; got nothing" in printed
+        assert f"{what} on the CPU: the model must do something; got nothing" in printed
 
 
 @pytest.mark.model

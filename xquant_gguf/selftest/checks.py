@@ -25,12 +25,14 @@ class Group:
         name: what is checked. unit: ``BYTES`` or ``NMSE``.
         budget: largest error that passes; 0 for bytes.
         cases: runs them all with one implementation; ``threads`` is how many a layer may use.
+        whole_layers: a GPU can run them; others take single strips, which only the CPU does.
     """
 
     name: str
     unit: str
     budget: float
     cases: Callable[[Kernels, str, int], Cases]
+    whole_layers: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from .timing import STOCK_NAMES, time_caches
 KNOWN = ("avx512", "avx2", "neon-dotprod", "neon", "generic")
 """CPU implementations that there are."""
 
+_ALL = -1  # layers on the GPU
 _LAYER_THREADS = 4  # enough to see threads go wrong
 _LEFT_OUT = ("ALiBi and several streams: only the test suite (tests/kernels) has cases of them",)
 
@@ -77,14 +78,16 @@ def _run(args: argparse.Namespace) -> int:
     for device in found.devices:
         print(report.device_line(device, kernels.names))
     print("Kernels against the scalar reference", flush=True)
-    results = _check_kernels(kernels, min(args.threads, _LAYER_THREADS))
+    gpus = [device.name for device in found.devices if device.has_kernels]
+    results = _check_kernels(kernels, gpus, min(args.threads, _LAYER_THREADS))
     untested = [*not_tested(found, KNOWN, kernels.names), *_LEFT_OUT]
-    with_model: dict[str, Any] = {}
+    speed: dict[str, dict[str, Any]] = {}
     replies: list[Reply] = []
     if args.model:
-        with closing(Model(args.model)) as model:
-            replies = _check_replies(model, args, untested)
-            with_model = _time(model, args, untested)
+        for where, layers in (("CPU", 0), *((("GPU", _ALL),) if gpus else ())):
+            with closing(Model(args.model, gpu_layers=layers)) as model:
+                replies += _check_replies(model, args, untested, where)
+                speed[where] = _time(model, args, untested, where)
         if kernels.names[1:]:
             others = ", ".join(kernels.names[1:])
             untested.append(f"a model with {others}: {kernels.names[0]} is what this machine uses")
@@ -100,7 +103,8 @@ def _run(args: argparse.Namespace) -> int:
                 "machine": f"{platform.system()} {platform.machine()}",
                 "devices": [dataclasses.asdict(device) for device in found.devices],
                 **report.as_json(results, replies),
-                "speed": with_model,
+                "speed": speed.get("CPU", {}),
+                "speed_gpu": speed.get("GPU", {}),
                 "not_tested": untested,
                 "passed": passed,
             },
@@ -108,39 +112,45 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
-def _check_kernels(kernels: Kernels, threads: int) -> list[Result]:
+def _check_kernels(kernels: Kernels, gpus: Sequence[str], threads: int) -> list[Result]:
     results = []
-    for name in kernels.names:
+    for name in (*kernels.names, *gpus):
         for group in GROUPS:
+            if name in gpus and not group.whole_layers:
+                continue
             results.append(run(group, kernels, name, threads))
             print(report.result_line(results[-1]), flush=True)
     return results
 
 
-def _check_replies(model: Model, args: argparse.Namespace, untested: list[str]) -> list[Reply]:
-    print(f"Reply of {model.info.arch} on the CPU, behind a packed prompt", flush=True)
+def _check_replies(
+    model: Model, args: argparse.Namespace, untested: list[str], where: str
+) -> list[Reply]:
+    print(f"Reply of {model.info.arch} on the {where}, behind a packed prompt", flush=True)
     kvs = parse_kvs(f"f16,lossless,{args.kv}", args.model)
     try:
-        replies, refused = compare_replies(model, kvs, threads=args.threads)
+        replies, refused = compare_replies(model, kvs, threads=args.threads, where=where)
     except _CANNOT as error:
-        untested.append(f"reply: {error}")
+        untested.append(f"reply on the {where}: {error}")
         return []
     for reply in replies:
         print(report.reply_line(reply), flush=True)
-    untested += [f"reply with {name}: {why}" for name, why in refused.items()]
+    untested += [f"reply with {name} on the {where}: {why}" for name, why in refused.items()]
     return replies
 
 
-def _time(model: Model, args: argparse.Namespace, untested: list[str]) -> dict[str, Any]:
-    print("Speed on the CPU", flush=True)
+def _time(
+    model: Model, args: argparse.Namespace, untested: list[str], where: str
+) -> dict[str, Any]:
+    print(f"Speed on the {where}", flush=True)
     kvs = parse_kvs(",".join((*STOCK_NAMES, args.kv)), args.model)
     often = {"rounds": args.rounds, "steps": args.steps}
     depths = parse_depths(args.depth)
     try:
         result, refused = time_caches(model, kvs, depths, threads=args.threads, **often)
     except _CANNOT as error:
-        untested.append(f"speed: {error}")
+        untested.append(f"speed on the {where}: {error}")
         return {}
     print(report.speed_table(result, **often), flush=True)
-    untested += [f"speed with {name}: {why}" for name, why in refused.items()]
+    untested += [f"speed with {name} on the {where}: {why}" for name, why in refused.items()]
     return result

@@ -10,8 +10,7 @@ from typing import Any
 
 from .. import _native
 
-PACKED_BACKENDS = ("CPU",)
-"""Backends whose packed kernels are tested here."""
+_CPU = "CPU"
 
 GPU_BACKENDS = ("CUDA", "Metal", "Vulkan")
 """Backends that people ask about; named in the summary where the library lacks them."""
@@ -28,7 +27,7 @@ class Device:
     Attributes:
         name: for example ``CPU`` or ``CUDA0``. description: the product.
         kind: cpu, gpu, integrated gpu, accelerator or meta. backend: the part of ggml
-            that drives it. has_kernels: the library has packed kernels for that backend.
+            that drives it. has_kernels: it is a GPU that the library has packed kernels for.
     """
 
     name: str
@@ -40,7 +39,7 @@ class Device:
     @property
     def packed(self) -> bool:
         """Whether packed kernels are tested on it."""
-        return self.backend in PACKED_BACKENDS
+        return self.has_kernels or self.backend == _CPU
 
     def why_not(self) -> str:
         """Why it is not tested; "" if it is."""
@@ -48,8 +47,6 @@ class Device:
             return ""
         if self.kind == "accelerator":
             return f"{self.backend} takes no part in packed attention"
-        if self.has_kernels:
-            return f"this test does not run the packed kernels for {self.backend}"
         return f"this build has no packed kernels for {self.backend}"
 
 
@@ -96,6 +93,12 @@ def not_tested(found: Found, known: Sequence[str], here: Sequence[str]) -> list[
         f"{device.name} ({device.description}): {device.why_not()}"
         for device in found.devices
         if not device.packed
+    ]
+    lines += [
+        f"{device.name}: single strips, rotating and storing new rows by themselves, which only"
+        " its layers and a reply contain"
+        for device in found.devices
+        if device.has_kernels
     ]
     with_device = {device.backend for device in found.devices}
     lines += [

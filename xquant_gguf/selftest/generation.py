@@ -37,6 +37,7 @@ class Reply:
         kl: mean KL(f16 || cache) over the reply, in nats. budget: what passes.
         agreed: leading tokens of the reply that are f16's own greedy choice.
         flipped: tokens that f16 was sure of and the cache was not. tokens: of the reply.
+        where: what computed it, CPU or GPU.
     """
 
     kv: str
@@ -45,6 +46,7 @@ class Reply:
     agreed: int
     flipped: int
     tokens: int
+    where: str = "CPU"
 
     @property
     def passed(self) -> bool:
@@ -53,12 +55,12 @@ class Reply:
 
 
 def compare_replies(
-    model: Model, kvs: Mapping[str, XQuantConfig | StockKV], *, threads: int
+    model: Model, kvs: Mapping[str, XQuantConfig | StockKV], *, threads: int, where: str = "CPU"
 ) -> tuple[list[Reply], dict[str, str]]:
     """Feed every cache the prompt and f16's greedy reply, token by token.
 
     Args:
-        kvs: caches by name, ``f16`` among them.
+        kvs: caches by name, ``f16`` among them. where: what the model's layers lie on.
 
     Returns:
         A reply for every other cache, and why a cache has none.
@@ -87,6 +89,7 @@ def compare_replies(
                     len(same) if same.all() else int(same.argmin()),
                     int((sure & ~same).sum()),
                     len(tokens),
+                    where,
                 )
             )
     return replies, refused

@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint32]
 Bytes = npt.NDArray[np.uint8]
 
+_UNKNOWN = -1  # cpp/capi/kernels_api.h
+
 REFERENCE = "reference"
 """Name of the scalar implementation that all others are checked against."""
 
@@ -66,7 +68,9 @@ class ApiLayer(ctypes.Structure):
 class Kernels:
     """Every function takes the name of an implementation first.
 
-    Arrays must be contiguous; outputs are written in place.
+    Those of a layer take a device's name as well, if it has packed kernels; a layer that the
+    device cannot compute leaves its outputs as they were. Arrays must be contiguous; outputs
+    are written in place.
 
     Args:
         lib: the loaded library.
@@ -138,7 +142,7 @@ class Kernels:
         self._call("xq_api_attend", name, layer)
 
     def _call(self, function: str, name: str, *arguments: Any) -> None:
-        if getattr(self._lib, function)(name.encode(), *map(_convert, arguments)) != 0:
+        if getattr(self._lib, function)(name.encode(), *map(_convert, arguments)) == _UNKNOWN:
             raise LibraryError(
                 "a kernel must exist in the implementations that the library names",
                 f"{function} of {name}",

@@ -15,7 +15,8 @@ from .generation import Reply
 def device_line(device: Device, implementations: Sequence[str]) -> str:
     """One device, and what is tested on it."""
     tested = device.why_not() and f"not tested: {device.why_not()}"
-    tested = tested or f"tested: {', '.join(implementations)}"
+    own = "layers of packed kernels" if device.has_kernels else ", ".join(implementations)
+    tested = tested or f"tested: {own}"
     return f"  {device.name}, {device.kind}, {device.description}: {tested}"
 
 
@@ -51,7 +52,7 @@ def verdict(passed: bool) -> str:
 def summary(results: Sequence[Result], replies: Sequence[Reply], untested: Sequence[str]) -> str:
     """The last lines: what passed, what failed, what was not tested and why."""
     failed = [f"{r.group} ({r.implementation})" for r in results if not r.passed]
-    failed += [f"reply ({r.kv})" for r in replies if not r.passed]
+    failed += [f"reply ({r.kv} on the {r.where})" for r in replies if not r.passed]
     total = len(results) + len(replies)
     lines = ["Summary", f"  passed: {total - len(failed)} of {total} checks"]
     lines.append(f"  failed: {'; '.join(failed) or 'none'}")
