@@ -3,11 +3,12 @@
 
     tables.py [PAGE ...]        default: README.md, docs/quality.md and docs/performance.md
 
-The results lie in docs/results/ as ``python -m xquant_gguf.eval --json`` (wikitext-MODEL) and
-``python -m xquant_gguf.bench --json`` (speed-RUN) wrote them. A page has a line
+The results lie in docs/results/ as ``python -m xquant_gguf.eval --json`` (wikitext-MODEL,
+flags-MODEL) and ``python -m xquant_gguf.bench --json`` (speed-RUN) wrote them. A page has a line
 ``<!-- table NAME -->`` before a table and ``<!-- end -->`` after it; NAME is ``MODEL`` (the rows
-of one model whose ``kv`` is a plain name), ``MODEL flags`` (the others), ``all`` (mean KL of all
-models), ``speed RUN`` or ``decode RUN`` (tokens/s alone).
+of one model whose ``kv`` is a plain name), ``MODEL flags`` (presets with a setting changed, each
+below the preset itself, from one run), ``all`` (mean KL of all models), ``speed RUN`` or
+``decode RUN`` (tokens/s alone).
 """
 
 from __future__ import annotations
@@ -25,9 +26,21 @@ MODELS = ("smollm2", "qwen", "gemma")
 Row = dict[str, Any]
 
 
-def rows_of(model: str) -> dict[str, Row]:
-    found = json.loads((RESULTS / f"wikitext-{model}.json").read_text("utf-8"))
+def rows_of(model: str, run: str = "wikitext") -> dict[str, Row]:
+    found = json.loads((RESULTS / f"{run}-{model}.json").read_text("utf-8"))
     return {row["kv"]: row for row in found["rows"]}
+
+
+def preset_of(row: Row) -> str:
+    return str(row["kv"]).partition(":")[0]
+
+
+def with_flags(rows: dict[str, Row]) -> list[Row]:
+    """Presets that were run with other settings, and these runs behind each."""
+    flagged = {preset_of(row) for name, row in rows.items() if ":" in name}
+    order = {name: i for i, name in enumerate(rows)}
+    found = [row for row in rows.values() if preset_of(row) in flagged]
+    return sorted(found, key=lambda row: order[preset_of(row)])
 
 
 def of_model(rows: list[Row]) -> list[str]:
@@ -104,7 +117,10 @@ def table(name: str) -> str:
         lines = of_decode(name.partition(" ")[2])
     else:
         model, _, flags = name.partition(" ")
-        lines = of_model([r for r in rows_of(model).values() if (":" in r["kv"]) == bool(flags)])
+        run = "flags" if flags else "wikitext"
+        rows = rows_of(model, run)
+        plain = [row for name, row in rows.items() if ":" not in name]
+        lines = of_model(with_flags(rows) if flags else plain)
     return "\n".join(lines)
 
 
