@@ -113,6 +113,22 @@ def test_summary() -> None:
     assert (found["kl_mean"], found["same_top"]) == (2, 50)
     assert found["kl_se"] == pytest.approx(1 / np.sqrt(2))
     assert found["perplexity"] == pytest.approx(np.e)
+    assert found["perplexity_se"] == pytest.approx(np.e / np.sqrt(2))
+
+
+def test_standard_errors_are_those_of_repeated_samples() -> None:
+    """200 samples of 2000 tokens: how far the figures scatter is what each of them says."""
+    rng = np.random.default_rng(3)
+
+    def sample() -> dict[str, float]:
+        kl, nll = rng.exponential(0.1, 2000), rng.normal(3, 0.5, 2000)
+        return summary([TokenScores(kl.astype("f4"), nll < 3, nll.astype("f4"))])
+
+    found = [sample() for _ in range(200)]
+    errors = {"kl_mean": "kl_se", "kl_p99": "kl_p99_se", "perplexity": "perplexity_se"}
+    for name, error in errors.items():
+        scatter = np.std([row[name] for row in found])
+        assert np.mean([row[error] for row in found]) == pytest.approx(scatter, rel=0.2), name
 
 
 def run_kl(model: Any, pieces: Pieces, progress: Any = lambda n: None) -> Any:
@@ -237,7 +253,8 @@ def result() -> dict[str, Any]:
     def row(kv: str, kl: float, settings: str) -> dict[str, Any]:
         return {
             "kv": kv, "code_bits": 2.0, "true_bits": 2.5, "bytes": 3 << 20, "settings": settings,
-            "kl_mean": kl, "kl_se": 0.01, "kl_p99": 1.0, "same_top": 80.0, "perplexity": 20.0,
+            "kl_mean": kl, "kl_se": 0.01, "kl_p99": 1.0, "kl_p99_se": 0.1, "same_top": 80.0,
+            "same_top_se": 1.0, "perplexity": 20.0, "perplexity_se": 0.5,
             "retrieval": {"5": {"prompt_tokens": 494.4, "hits": 60.0, "se": 21.9, "n": 5}},
             "truthfulqa": {
                 "prompt_tokens": 748, "n": 9, "mc1": 33.33, "mc1_se": 5.0, "mc2": 40.0,
@@ -251,7 +268,8 @@ def result() -> dict[str, Any]:
 
 def test_tables() -> None:
     tables = markdown(result())
-    assert "| balanced | 2.00 | 2.50 | 3.0 | 0.1000 ± 0.0100 | 1.000 | 80.0 | 20.00 |" in tables
+    row = "| balanced | 2.00 | 2.50 | 3.0 | 0.1000 ± 0.0100 | 1.000 ± 0.100 | 80.0 ± 1.0 "
+    assert row + "| 20.00 ± 0.50 |" in tables
     assert "| kv | true bits | 5 pairs (494) |" in tables
     assert "| balanced | 2.50 | 60 ± 22 |" in tables
     assert "| balanced | 2.50 | 33.3 ± 5.0 | 40.0 ± 1.0 | 50.0 ± 2.0 |" in tables

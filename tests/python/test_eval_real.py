@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.model, pytest.mark.usefixtures("packed_library")]
 
 KEYS = {
     "kv", "true_bits", "code_bits", "allocated_bits", "bytes", "tokens", "settings", "kl_mean",
-    "kl_se", "kl_p99", "same_top", "same_top_se", "perplexity", "retrieval", "truthfulqa",
+    "kl_se", "kl_p99", "kl_p99_se", "same_top", "same_top_se", "perplexity", "perplexity_se",
+    "retrieval", "truthfulqa",
 }  # fmt: skip
 
 

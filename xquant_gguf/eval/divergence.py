@@ -7,6 +7,7 @@ memory is one row, which stays in the processor's cache, and one batch of f16 pr
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,20 +91,35 @@ def log_softmax(logits: Logits) -> Logits:
 
 
 def summary(parts: Sequence[TokenScores]) -> dict[str, float]:
-    """Means with the standard errors over tokens; perplexity; 99th percentile of KL."""
+    """Means, perplexity and KL's 99th percentile, each with its standard error.
+
+    Errors (``_se``) are over tokens taken as independent; that of perplexity is its own times
+    the error of the mean log-likelihood, so it says how sure the text's perplexity is, not how
+    sure a difference between caches on the same text.
+    """
     kl = np.concatenate([part.kl for part in parts])
     top = np.concatenate([part.same_top for part in parts])
     nll = np.concatenate([part.nll for part in parts])
     n = len(kl)
+    perplexity = float(np.exp(nll.mean(dtype=np.float64)))
     return {
         "tokens": n,
         "kl_mean": float(kl.mean(dtype=np.float64)),
         "kl_se": float(kl.std(dtype=np.float64) / np.sqrt(n)),
         "kl_p99": float(np.quantile(kl, 0.99)),
+        "kl_p99_se": _quantile_se(kl, 0.99),
         "same_top": 100 * float(top.mean()),
         "same_top_se": 100 * float(top.std() / np.sqrt(n)),
-        "perplexity": float(np.exp(nll.mean(dtype=np.float64))),
+        "perplexity": perplexity,
+        "perplexity_se": perplexity * float(nll.std(dtype=np.float64) / np.sqrt(n)),
     }
+
+
+def _quantile_se(values: Floats, q: float) -> float:
+    """Half the distance between the quantiles one binomial standard error away on either side."""
+    error = math.sqrt(q * (1 - q) / len(values))
+    low, high = np.quantile(values, [max(q - error, 0), min(q + error, 1)])
+    return float(high - low) / 2
 
 
 def _softmax(row: Floats, into: Floats) -> float:

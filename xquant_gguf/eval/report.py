@@ -27,13 +27,17 @@ def _divergence(result: dict[str, Any]) -> str:
         f"{result['model']}, {result['text']}, {result['tokens']} scored tokens, "
         f"context {result['ctx']}, first {result['skip']} tokens of each context not scored",
         "",
-        "| kv | code bits | true bits | KV MiB | KL ± SE | KL 99 % | same top % | perplexity |",
+        "± is the standard error over tokens",
+        "",
+        "| kv | code bits | true bits | KV MiB | KL | KL 99 % | same top % | perplexity |",
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row['kv']} | {row['code_bits']:.2f} | {row['true_bits']:.2f} "
         f"| {row['bytes'] / _MIB:.1f} | {row['kl_mean']:.4f} ± {row['kl_se']:.4f} "
-        f"| {row['kl_p99']:.3f} | {row['same_top']:.1f} | {row['perplexity']:.2f} |"
+        f"| {row['kl_p99']:.3f} ± {row['kl_p99_se']:.3f} "
+        f"| {row['same_top']:.1f} ± {row['same_top_se']:.1f} "
+        f"| {row['perplexity']:.2f} ± {row['perplexity_se']:.2f} |"
         for row in result["rows"]
     ]
     return "\n".join(lines)
