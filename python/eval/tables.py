@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of what was measured into the documentation.
+"""Write the tables and frontier plots of what was measured into the documentation.
 
     tables.py [PAGE ...]        default: README.md, docs/quality.md and docs/performance.md
 
@@ -8,7 +8,8 @@ flags-MODEL) and ``python -m xquant_gguf.bench --json`` (speed-RUN) wrote them. 
 ``<!-- table NAME -->`` before a table and ``<!-- end -->`` after it; NAME is ``MODEL`` (the rows
 of one model whose ``kv`` is a plain name), ``MODEL flags`` (presets with a setting changed, each
 below the preset itself, from one run), ``all`` (mean KL of all models), ``speed RUN`` or
-``decode RUN`` (tokens/s alone).
+``decode RUN`` (tokens/s alone). The plots, docs/img/frontier-MODEL.png, need the package and
+matplotlib.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from xquant_gguf.eval.report import frontier_plot
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -132,6 +135,9 @@ def main() -> None:
         marked = re.compile(r"(<!-- table ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
         text = marked.sub(lambda m: f"{m[1]}\n{table(m[2])}\n\n{m[3]}", text)
         page.write_text(text, "utf-8")
+    for model in MODELS:
+        result = json.loads((RESULTS / f"wikitext-{model}.json").read_text("utf-8"))
+        frontier_plot(result, str(docs / "img" / f"frontier-{model}.png"))
 
 
 if __name__ == "__main__":
