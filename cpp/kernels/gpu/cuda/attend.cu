@@ -15,11 +15,6 @@ XQG_KERNEL combine_kernel(const xqg_combine_args a, const float * in, const floa
     xqg_combine(xqg_here(), a, in, sinks, out);
 }
 
-void xq_cuda_plan(xqg_attend_args & a) {
-    a.span = xqg_span(a.n_kv);
-    a.n_parts = (xqg_chunks(a.n_kv) + a.span - 1) / a.span;
-}
-
 cudaError_t xq_cuda_attend(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table,
                            float * out, cudaStream_t stream) {
     const int quad = (int) (sizeof(xqg_quad)/sizeof(float)), all = a.n_tokens/a.n_stream*(a.n_head/a.layer.n_head_kv);

@@ -7,9 +7,6 @@
 // What every device gives a block without being asked, in bytes.
 #define XQG_SHARED_LIMIT (48*1024)
 
-// Fills in a.span and a.n_parts for a.n_kv; the partial results that xq_cuda_attend writes follow from them.
-void xq_cuda_plan(xqg_attend_args & a);
-
 // out: [n_parts][token][head][dv + 2], for xq_cuda_combine.
 cudaError_t xq_cuda_attend(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table,
                            float * out, cudaStream_t stream);

@@ -2,21 +2,10 @@
 #include "kernels/gpu/cuda/launch.h"
 
 #include "kernels/gpu/cuda/backend.h"
+#include "kernels/gpu/node_args.h"
 #include "kernels/gpu/seal_ranked.h"
 
 // `static`, not an unnamed namespace: nvcc renames that, and the host compiler then misses declarations.
-
-static xqg_layer layer_of(const xq_node_layer & n) {
-    xqg_layer l{};
-    l.k = n.k; l.v = n.v;
-    l.k_code_stream = n.k_code_stream; l.v_code_stream = n.v_code_stream;
-    l.meta_stream = n.meta_stream;
-    l.page_stream = n.page_stream;
-    l.k_row = n.k_row; l.v_row = n.v_row;
-    l.dk = n.dk; l.dv = n.dv; l.n_head_kv = n.n_head_kv;
-    l.k_leads = n.k_leads; l.v_leads = n.v_leads;
-    return l;
-}
 
 static xqg_planes planes_of(const xq_node_layer & n, const ggml_tensor * k_pages, const ggml_tensor * v_pages, const ggml_tensor * k_codes,
                             const ggml_tensor * v_codes, const ggml_tensor * meta) {
@@ -24,9 +13,6 @@ static xqg_planes planes_of(const xq_node_layer & n, const ggml_tensor * k_pages
     return {(uint32_t *) k_codes->data, (uint32_t *) v_codes->data, bytes, bytes + n.v_meta_at, (uint16_t *) k_pages->data,
             (uint16_t *) v_pages->data};
 }
-
-static bool stores(const xq_node & n) { return n.kind == XQ_NODE_STORE || n.kind == XQ_NODE_STORE_AND_SEAL; }
-static bool seals(const xq_node & n)  { return n.kind == XQ_NODE_SEAL || n.kind == XQ_NODE_STORE_AND_SEAL; }
 
 // ---- attention ----
 
@@ -38,26 +24,8 @@ struct xq_attention {
 };
 
 static xq_attention attention_of(const ggml_tensor * dst, const xq_node & n) {
-    const ggml_tensor * q = dst->src[XQ_A_Q], * mask = dst->src[XQ_A_MASK];
-    xq_attention t{};
-    t.a.layer   = layer_of(*n.layer);
-    t.a.q_token = (xqg_size) (q->nb[2]/sizeof(float));
-    t.a.q_head  = (xqg_size) (q->nb[1]/sizeof(float));
-    t.a.mask_token  = (xqg_size) (mask->nb[1]/sizeof(uint16_t));
-    t.a.mask_stream = (xqg_size) (mask->nb[3]/sizeof(uint16_t));
-    t.a.n_head = (int) q->ne[1];
-    t.a.n_tokens = t.a.table_tokens = (int) q->ne[2];
-    t.a.n_stream = (int) mask->ne[3];
-    t.a.n_kv = (int) mask->ne[0];
-    t.a.scale = n.scale; t.a.softcap = n.softcap; t.a.max_bias = n.max_bias;
-    if (dst->ne[3] > 1) { // the graph holds the parts, one for every chunk, as on the CPU
-        t.a.span = 1;
-        t.a.n_parts = (int) dst->ne[3];
-    } else {
-        xq_cuda_plan(t.a);
-    }
-    t.slice = xqg_slice(t.a.n_tokens, t.a.n_parts, t.a.n_head, t.a.layer.dv);
-    return t;
+    const xqg_attend_args a = xqg_attend_args_of(dst, n);
+    return {a, xqg_slice(a.n_tokens, a.n_parts, a.n_head, a.layer.dv)};
 }
 
 static cudaError_t attend(const ggml_tensor * dst, const xq_node & n, float * scratch, cudaStream_t stream) {
@@ -108,19 +76,12 @@ static cudaError_t store_and_seal(const ggml_tensor * dst, const xq_node & n, cu
     const auto & src = dst->src;
     const xqg_planes p = planes_of(*n.layer, src[XQ_S_K_PAGES], src[XQ_S_V_PAGES], src[XQ_S_K_CODES], src[XQ_S_V_CODES], src[XQ_S_META]);
     cudaError_t error = (cudaError_t) 0;
-    if (stores(n)) {
-        const ggml_tensor * k = src[XQ_S_K], * v = src[XQ_S_V];
-        xqg_store_args a{};
-        a.layer    = layer_of(*n.layer);
-        a.k_head   = (xqg_size) (k->nb[1]/sizeof(float));
-        a.k_token  = (xqg_size) (k->nb[2]/sizeof(float));
-        a.v_head   = (xqg_size) (v->nb[1]/sizeof(float));
-        a.v_token  = (xqg_size) (v->nb[2]/sizeof(float));
-        a.n_tokens = (int) k->ne[2];
-        error = xq_cuda_store(a, p, (const float *) k->data, (const float *) v->data, (const xqg_size *) src[XQ_S_ROWS]->data, stream);
+    if (xqg_stores(n)) {
+        error = xq_cuda_store(xqg_store_args_of(dst, n), p, (const float *) src[XQ_S_K]->data, (const float *) src[XQ_S_V]->data,
+                              (const xqg_size *) src[XQ_S_ROWS]->data, stream);
     }
-    if (error == 0 && seals(n)) {
-        error = xq_cuda_seal(layer_of(*n.layer), p, (const int32_t *) src[XQ_S_TABLE]->data, stream);
+    if (error == 0 && xqg_seals(n)) {
+        error = xq_cuda_seal(xqg_layer_of(*n.layer), p, (const int32_t *) src[XQ_S_TABLE]->data, stream);
     }
     return error;
 }
@@ -136,37 +97,11 @@ static const char * refusal(const xq_node_layer * l) {
     return fits ? nullptr : "a layer whose blocks fit into 48 KiB of shared memory";
 }
 
-static bool on(const ggml_tensor * plane, ggml_backend_dev_t device) {
-    return plane && plane->buffer && ggml_backend_buft_get_device(ggml_backend_buffer_get_type(plane->buffer)) == device;
-}
-
-static bool rows_of_floats(const ggml_tensor * t) {
-    return t && t->type == GGML_TYPE_F32 && t->nb[0] == sizeof(float) && t->nb[1] % sizeof(float) == 0 && t->nb[2] % sizeof(float) == 0;
-}
-
-static bool is_table(const ggml_tensor * t) { return t && t->type == GGML_TYPE_I32 && ggml_is_contiguous(t); }
-
 bool xq_cuda_supports(const ggml_tensor * node, ggml_backend_dev_t device) {
     xq_node n;
-    if (!xq_node_read(node, n) || refusal(n.layer)) {
-        return false;
-    }
-    const auto & src = node->src;
-    switch (n.kind) {
-        case XQ_NODE_STORE:
-        case XQ_NODE_SEAL:
-        case XQ_NODE_STORE_AND_SEAL:
-            return on(src[XQ_S_K_PAGES], device) && on(src[XQ_S_V_PAGES], device) && on(src[XQ_S_K_CODES], device) && on(src[XQ_S_V_CODES], device) &&
-                   is_table(src[XQ_S_TABLE]) && rows_of_floats(src[XQ_S_K]) && rows_of_floats(src[XQ_S_V]) && src[XQ_S_ROWS]->type == GGML_TYPE_I64;
-        case XQ_NODE_ATTEND:
-            return on(src[XQ_A_K_PAGES], device) && on(src[XQ_A_V_PAGES], device) && on(src[XQ_A_K_CODES], device) && on(src[XQ_A_V_CODES], device) &&
-                   is_table(src[XQ_A_TABLE]) && rows_of_floats(src[XQ_A_Q]) && src[XQ_A_MASK]->type == GGML_TYPE_F16 &&
-                   src[XQ_A_MASK]->nb[0] == sizeof(uint16_t);
-        case XQ_NODE_COMBINE:
-            return ggml_is_contiguous(src[XQ_C_PARTS]);
-        default:
-            return false;
-    }
+    return xq_node_read(node, n) && !refusal(n.layer) && xqg_takes(node, n, [=](const ggml_tensor * plane) {
+        return plane && plane->buffer && ggml_backend_buft_get_device(ggml_backend_buffer_get_type(plane->buffer)) == device;
+    });
 }
 
 size_t xq_cuda_scratch(const ggml_tensor * node) {
