@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables and frontier plots of what was measured into the documentation.
+"""Write tables and plots of what was measured into the documentation.
 
     tables.py [PAGE ...]        default: README.md, docs/quality.md and docs/performance.md
 
@@ -8,8 +8,8 @@ flags-MODEL) and ``python -m xquant_gguf.bench --json`` (speed-RUN) wrote them. 
 ``<!-- table NAME -->`` before a table and ``<!-- end -->`` after it; NAME is ``MODEL`` (the rows
 of one model whose ``kv`` is a plain name), ``MODEL flags`` (presets with a setting changed, each
 below the preset itself, from one run), ``all`` (mean KL of all models), ``speed RUN`` or
-``decode RUN`` (tokens/s alone). The plots, docs/img/frontier-MODEL.png, need the package and
-matplotlib.
+``decode RUN`` (tokens/s alone). The plots, docs/img/frontier-MODEL.png and speed-MODEL.png, need
+the package and matplotlib.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from xquant_gguf.bench.report import speed_plot
 from xquant_gguf.eval.report import frontier_plot
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 MODELS = ("smollm2", "qwen", "gemma")
+PLOTS = (
+    *((f"wikitext-{model}", f"frontier-{model}", frontier_plot) for model in MODELS),
+    *((f"speed-{model}", f"speed-{model}", speed_plot) for model in MODELS[:2]),
+)
 
 Row = dict[str, Any]
 
@@ -135,9 +140,9 @@ def main() -> None:
         marked = re.compile(r"(<!-- table ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
         text = marked.sub(lambda m: f"{m[1]}\n{table(m[2])}\n\n{m[3]}", text)
         page.write_text(text, "utf-8")
-    for model in MODELS:
-        result = json.loads((RESULTS / f"wikitext-{model}.json").read_text("utf-8"))
-        frontier_plot(result, str(docs / "img" / f"frontier-{model}.png"))
+    for run, name, plot in PLOTS:
+        result = json.loads((RESULTS / f"{run}.json").read_text("utf-8"))
+        plot(result, str(docs / "img" / f"{name}.png"))
 
 
 if __name__ == "__main__":
