@@ -55,11 +55,11 @@ def followers(llm: Llama) -> int:
     return sum(layer["k_leader"] >= 0 for layer in llm.kv_cache.layers)
 
 
-def near(got: list[Logits], want: list[Logits]) -> None:
+def near(got: list[Logits], want: list[Logits], most: float = MOST) -> None:
     for a, b in zip(got, want):
         error = np.square(a - b).sum() / np.square(b).sum()
         print(f"NMSE {error:.1e}")
-        assert error < MOST
+        assert error < most
 
 
 def one(model: str, register: Any) -> None:
@@ -84,20 +84,24 @@ def one(model: str, register: Any) -> None:
 
 
 def two(model: str, register: Any) -> None:
-    """Two devices: the same logits; a pair that they part keeps codes of its own.
+    """Two devices; a pair that they part keeps codes of its own, and those behind it share.
 
-    That is another plan than the CPU's, so logits are compared where nothing is shared.
+    So the CPU's plan with the same logits begins to share a pair later. At 4 bits, where another
+    plan's are 0.02 apart behind the prompt: with fewer, rounding alone moves them as far.
     """
-    cpu = load(model)
-    want = evaluate(cpu)
-    shared = {"kv": "xquant", "k_share_from": 0, "v_share_from": 0}
-    wanted = followers(load(model, **shared))
+
+    def shared(first: int, **kwargs: Any) -> Llama:
+        plan = {"k_share_from": first, "v_share_from": first}
+        return load(model, kv="xquant", k_bits=4, v_bits=4, **plan, **kwargs)
+
+    later = shared(16)
+    want = evaluate(later)
     register(2, 1)
-    split = {"n_gpu_layers": -1, "tensor_split": [15, 16], "verbose": True}
-    near(evaluate(load(model, **split)), want)
-    llm = load(model, **shared, **split)
-    assert all(np.isfinite(row).all() for row in evaluate(llm))
-    assert followers(llm) == wanted - 1
+    parted = shared(14, n_gpu_layers=-1, tensor_split=[15, 16], verbose=True)
+    got = evaluate(parted)
+    near(got[:1], want[:1], 0.005)
+    near(got[1:], want[1:])
+    assert followers(parted) == followers(later) == 7
 
 
 def none(model: str, register: Any) -> None:
