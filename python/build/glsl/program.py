@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from .preprocess import SourceError, Token
 from .types import NAMES, SPACES, Type
@@ -183,8 +184,7 @@ def function(cursor: Cursor) -> None:
         known.append(Function(name, result, params, template, body))
 
 
-class Constant:
+class Constant(Protocol):
     """Reads a constant and the bracket behind it."""
 
-    def __call__(self, cursor: Cursor, type: Type) -> int:
-        raise NotImplementedError
+    def __call__(self, cursor: Cursor, type: Type) -> int: ...
