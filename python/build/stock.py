@@ -29,13 +29,20 @@ def options() -> list[str]:
     return shlex.split(os.environ.get("CMAKE_ARGS", ""))
 
 
+def generator() -> list[str]:
+    """Ninja where there is one, by its path: a build tree may remember one of a deleted venv."""
+    ninja = shutil.which("ninja")
+    return ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+
+
 def build_dir() -> Path:
-    """One per checkout, upstream, options, compiler choice and machine (-march=native)."""
+    """One per checkout, upstream, options, generator, compiler and machine (-march=native)."""
     facts = [
         str(ROOT),  # CMake refuses a build tree that another source directory configured
         upstream.read_pin().sha256,
         os.environ.get("XQUANT_LLAMA_CPP", ""),
         *options(),
+        *generator()[:2],
         *(os.environ.get(name, "") for name in ("CC", "CXX", "CFLAGS", "CXXFLAGS")),
         *(platform.node(), platform.machine(), platform.system()),
     ]
@@ -59,15 +66,13 @@ def build() -> Path:
     if not cmake:
         raise BuildError("stock", "no cmake on PATH", "install it (pip install cmake)")
     start = time.monotonic()
-    fresh = not (place / "CMakeCache.txt").is_file()
-    if fresh:
+    if not (place / "CMakeCache.txt").is_file():
         say("building the unpatched llama.cpp to compare with (once, some minutes)")
     place.mkdir(parents=True, exist_ok=True)
     log = place / "build.log"
     log.write_text("", "utf-8")
-    generator = ["-G", "Ninja"] if fresh and shutil.which("ninja") else []
     only = ["-DXQUANT_STOCK=ON", "-DXQUANT_TOOLS=OFF", "-DCMAKE_BUILD_TYPE=Release"]
-    configure = [cmake, "-S", str(ROOT), "-B", str(place), *generator, *options(), *only]
+    configure = [cmake, "-S", str(ROOT), "-B", str(place), *generator(), *options(), *only]
     run("stock configure", configure, log)
     jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
     command = [cmake, "--build", str(place), "--config", "Release", "--parallel", jobs]

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "python" / "build"))
 
+import stock  # noqa: E402
 import unidiff  # noqa: E402
 import upstream  # noqa: E402
 
@@ -356,3 +357,27 @@ def test_cmake_shows_the_line(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode != 0
     assert re.search(r"step 'own tree': .+Remedy: .+", result.stderr)
+
+
+def test_a_stock_build_outlives_the_venv_that_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next venv has another ninja; the build tree stays as it was."""
+    ninja = shutil.which("ninja")
+    if not ninja or not shutil.which("cmake"):
+        pytest.skip("no cmake or no ninja")
+    write(
+        tmp_path / "project" / "CMakeLists.txt",
+        b"cmake_minimum_required(VERSION 3.21)\n"
+        b"project(a NONE)\nfile(WRITE ${PROJECT_BINARY_DIR}/bin/made yes)\n",
+    )
+    monkeypatch.setattr(stock, "ROOT", tmp_path / "project")
+    monkeypatch.setenv("XQUANT_CACHE", str(tmp_path / "cache"))
+    path, trees = os.environ["PATH"], set()
+    for venv in (tmp_path / "first", tmp_path / "second"):
+        venv.mkdir()
+        (venv / "ninja").symlink_to(Path(ninja).resolve())
+        monkeypatch.setenv("PATH", f"{venv}{os.pathsep}{path}")
+        trees.add(stock.build())
+        shutil.rmtree(venv)
+    assert len(trees) == 1 and (trees.pop() / "made").is_file()
