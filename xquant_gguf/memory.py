@@ -125,9 +125,14 @@ def _cgroup_room() -> int | None:
     return None
 
 
+def ranked_meta_bytes(dim: int) -> int:
+    """Bytes beside the codes of one tile and head of ranked keys (cpp/format/xq_ranked.h)."""
+    return 20 + dim // 4 + dim // 2 + dim
+
+
 def _meta_bits(config: XQuantConfig, side: str, dim: int) -> float:
     if side == "k" and config.k_alloc == "range":
-        return 8 * (12 + 1.75 * dim) / (TILE * dim)  # cpp/format/xq_ranked.h
+        return 8 * ranked_meta_bytes(dim) / (TILE * dim)
     if side == "v" and config.v_fit == "unbiased":
         return _UNBIASED_BITS
     return _META_BITS[getattr(config, f"{side}_meta")]

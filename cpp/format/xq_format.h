@@ -31,7 +31,7 @@
 #define XQ_FN static inline
 #endif
 
-#define XQ_FORMAT_VERSION 2
+#define XQ_FORMAT_VERSION 3
 #define XQ_TILE  32  // cells in a tile = elements in a group
 #define XQ_LANES 32
 
@@ -113,7 +113,7 @@ XQ_FN float xq_group_mid(float lo, float hi) {
 
 #define XQ_META_Q8_HEAD 8  // bytes of the four f16 values
 #define XQ_LOG_HEAD     4  // u16 lowest, u16 step of a logarithmic grid
-#define XQ_RANKED_HEAD 12  // a logarithmic grid of scales, two f16 grids {lowest, step} of midpoints
+#define XQ_RANKED_HEAD 20  // a logarithmic grid of scales, four f16 grids {lowest, step} of midpoints
 
 XQ_FN int xq_meta_bytes(int rows, int meta) {
     switch (meta) {

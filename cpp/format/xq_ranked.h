@@ -14,11 +14,12 @@
 // fields of its width as in xq_format.h; a class takes ceil(rows*bits/32) words a lane. Words left over are 0.
 //
 // Metadata: u16 lowest, u16 step of the scales' logarithmic grid (top 15)
-//           f16 {lowest, step} of the midpoints' grid for rows under 4 bits, the same for rows of 4 and 8 bits
+//           f16 {lowest, step} of the midpoints' grid of class 0, 1, 2 and 3; zeros where a class has no rows
 //           bit plane of the class's low bit, [rows/8] bytes; of its high bit
 //           4-bit scale codes, even row in the low half of a byte; u8 midpoint codes
 // A row of b bits is  mid + scale*(code - (2^b-1)/2);  its midpoint is half way between minimum and maximum, or the
-// mean where b = 0. Two midpoint grids, because wide rows may lie far out (Qwen2.5's key biases).
+// mean where b = 0. Every class has a midpoint grid of its own, because rows may lie far out (key biases): Qwen2.5,
+// balanced, 1536 tokens of sherlock.txt: KL 0.0362 with one grid under 4 bits, 0.0272 with one a class, 0.0276 exact.
 //
 // Rows of 1 and 2 bits are coded between their own minimum and maximum and relaxed (xq_format.h). Rows of 4 and 8
 // bits would lose more to a scale of 4 bits than to their codes: their scale is rounded up until it reaches the
@@ -47,7 +48,8 @@ XQ_FN float xq_width_error(int bits) {
     return bits == 0 ? XQ_ERROR_0 : bits == 1 ? XQ_ERROR_1 : bits == 2 ? XQ_ERROR_2 : bits == 4 ? XQ_ERROR_4 : XQ_ERROR_8;
 }
 
-// Where a strip's metadata has the scales and midpoints of its rows, behind their classes.
+// Where a strip's metadata has the midpoint grid of a class, and behind the classes the scales and midpoints of rows.
+XQ_FN int xq_ranked_grid_at(int cls)   { return 4 + 4*cls; }
 XQ_FN int xq_ranked_scale_at(int rows) { return XQ_RANKED_HEAD + rows/4; }
 XQ_FN int xq_ranked_mid_at(int rows)   { return XQ_RANKED_HEAD + rows/4 + rows/2; }
 

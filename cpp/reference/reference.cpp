@@ -179,11 +179,11 @@ void xq_ref_write_ranked(const xq_side & side, const uint8_t * cls, const float 
         meta[XQ_RANKED_HEAD          + i/8] |= (uint8_t) ((cls[i] & 1)  << (i & 7));
         meta[XQ_RANKED_HEAD + rows/8 + i/8] |= (uint8_t) ((cls[i] >> 1) << (i & 7));
     }
-    for (int wide = 0; wide < 2; ++wide) {
+    for (int c = 0; c < XQ_CLASSES; ++c) {
         std::vector<float> some;
         std::vector<int>   rows_of;
         for (int i = 0; i < rows; ++i) {
-            if ((bits[i] >= 4) == (wide == 1)) {
+            if (cls[i] == c) {
                 some.push_back(bits[i] == 0 ? mean[i] : xq_group_mid(lo[i], hi[i]));
                 rows_of.push_back(i);
             }
@@ -191,7 +191,7 @@ void xq_ref_write_ranked(const xq_side & side, const uint8_t * cls, const float 
         if (some.empty()) {
             continue;
         }
-        uint8_t * head = meta + 4 + 4*wide;
+        uint8_t * head = meta + xq_ranked_grid_at(c);
         std::vector<uint8_t> u(some.size());
         write_grid(some, head, u.data());
         for (size_t j = 0; j < u.size(); ++j) {
@@ -400,8 +400,8 @@ void xq_ref_read_meta(const xq_side & side, const uint8_t * meta, float * scale,
     }
     if (side.meta == XQ_META_RANKED) {
         for (int i = 0; i < side.rows; ++i) {
-            const int bits = xq_class_bits(xq_ranked_class(meta, side.rows, i), xq_fine(side));
-            const uint8_t * grid = meta + (bits >= 4 ? 8 : 4);
+            const int cls = xq_ranked_class(meta, side.rows, i), bits = xq_class_bits(cls, xq_fine(side));
+            const uint8_t * grid = meta + xq_ranked_grid_at(cls);
             const float mid = xq_meta_value(from_f16(get_u16(grid)), from_f16(get_u16(grid + 2)), meta[xq_ranked_mid_at(side.rows) + i]);
             scale[i] = xq_log_value(lowest, log_step, meta[xq_ranked_scale_at(side.rows) + i/2] >> 4*(i & 1) & 15);
             zero [i] = xq_zero_of_mid(mid, scale[i], bits);

@@ -188,7 +188,7 @@ def test_where_a_code_lies(strip_impl: str) -> None:
         x[four, 0] = 100
         x[row] = x[row, 0] - x[row]  # in lane 0 every row but this one has its largest code
         words, data = sealed(strip_impl, side, x)
-        low, high = (np.unpackbits(data[at : at + 10], bitorder="little") for at in (12, 22))
+        low, high = (np.unpackbits(data[at : at + 10], bitorder="little") for at in (20, 30))
         assert [np.flatnonzero(low + 2 * high == c).tolist() for c in range(4)] == [
             *([], one, two, four)
         ]
@@ -222,7 +222,7 @@ def random_strip(
     x = rng.standard_normal((side.rows, LANES)) * 2 ** rng.uniform(-6, 6, (side.rows, 1))
     x += rng.standard_normal((side.rows, 1)) * 10
     words, data = strip.seal(x.astype(np.float32), side)
-    data[4 + 8 + side.rows // 4 :] = rng.integers(0, 256, side.rows * 3 // 2)
+    data[ranked.HEAD + side.rows // 4 :] = rng.integers(0, 256, side.rows * 3 // 2)
     return rng.integers(0, 2**32, words.shape, np.uint32), data
 
 

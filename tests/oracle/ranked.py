@@ -17,8 +17,8 @@ Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
 ERROR = {0: 0.0625, 1: 0.0227, 2: 0.0075, 4: 0.00037, 8: 0.0000013}
-WIDE = 4  # bits from which a row has the other grid of midpoints and is coded by what was stored
-HEAD = 12
+WIDE = 4  # bits from which a row is coded by what was stored
+HEAD = 20
 
 
 def seal(x: F32, side: Side, lanes: NDArray[np.bool_]) -> tuple[Words, Bytes]:
@@ -36,7 +36,7 @@ def seal(x: F32, side: Side, lanes: NDArray[np.bool_]) -> tuple[Words, Bytes]:
     wide = bits >= WIDE
 
     wanted = np.where(bits == 0, mean, np.float32(0.5) * lo + np.float32(0.5) * hi)
-    mid_heads, mid_at, middle = _midpoints(wanted, wide)
+    mid_heads, mid_at, middle = _midpoints(wanted, cls)
 
     scale = np.zeros(side.rows, np.float32)
     reach = np.maximum(hi - middle, middle - lo)
@@ -74,9 +74,8 @@ def read(data: Bytes, side: Side) -> tuple[Ints, F32, F32]:
     scale = grid.logarithmic_values(
         data[:4], np.stack([scales & 15, scales >> 4], axis=1).ravel().astype(np.int64)
     )
-    middle = np.where(
-        bits >= WIDE, grid.even_values(data[8:12], mids), grid.even_values(data[4:8], mids)
-    )
+    heads = data[4:HEAD].reshape(4, 4)
+    middle = np.choose(cls, [grid.even_values(head, mids) for head in heads])
     return cls.astype(np.int64), scale, middle - scale * ((2**bits - 1) / 2).astype(np.float32)
 
 
@@ -128,13 +127,14 @@ def _splits(side: Side) -> Ints:
     return np.pad(ends[ok], ((0, 0), (0, 1)), constant_values=side.rows)
 
 
-def _midpoints(wanted: F32, wide: NDArray[np.bool_]) -> tuple[Bytes, Bytes, F32]:
-    """Heads of the two grids, code and stored value of every row; a grid without rows is zeros."""
-    heads = np.zeros((2, 4), np.uint8)
+def _midpoints(wanted: F32, cls: Ints) -> tuple[Bytes, Bytes, F32]:
+    """Heads of the four grids, zeros without rows; code and stored value of every row."""
+    heads = np.zeros((4, 4), np.uint8)
     at = np.zeros(len(wanted), np.uint8)
     middle = np.zeros(len(wanted), np.float32)
-    for which, rows in enumerate((~wide, wide)):
+    for c in range(4):
+        rows = cls == c
         if rows.any():
-            heads[which], at[rows] = grid.even(wanted[rows])
-            middle[rows] = grid.even_values(heads[which], at[rows])
+            heads[c], at[rows] = grid.even(wanted[rows])
+            middle[rows] = grid.even_values(heads[c], at[rows])
     return heads.ravel(), at, middle

@@ -68,7 +68,7 @@ class Side:
             META_F16: self.rows * 4,
             META_Q8: 8 + self.rows * 2,
             META_LOG8: 4 + self.rows,
-            META_RANKED: 12 + self.rows * 14 // 8,  # 2 + 4 + 8 bits a row
+            META_RANKED: 20 + self.rows * 14 // 8,  # 2 + 4 + 8 bits a row
         }[self.meta]
 
     @property

@@ -203,7 +203,7 @@ def test_attention_by_hand() -> None:
 def test_sides_have_the_sizes_of_the_format(kernels: Kernels) -> None:
     assert kernels.strip_words(uniform_keys(128, 2)) == 8 * 32
     assert kernels.strip_words(ranked_keys(128, 1.5)) == 6 * 32
-    assert kernels.meta_bytes(ranked_keys(64, 2)) == 12 + 112
+    assert kernels.meta_bytes(ranked_keys(64, 2)) == 20 + 112
     assert (plain_values(80, 1).strips, plain_values(80, 1).lanes_last) == (3, 16)
     assert kernels.meta_bytes(unbiased_values(80, 2)) == 36
     assert (unbiased_values(80, 2).rot, unbiased_values(80, 2, rotated=False).rot) == (16, 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .._checks import TILE
+from ..memory import ranked_meta_bytes
 
 Side = Literal["k", "v"]
 SIDES: tuple[Side, Side] = ("k", "v")
@@ -42,7 +43,7 @@ class Shape:
     def meta_bytes(self, side: Side) -> int:
         """Scales and all else beside the codes of one tile, in bytes; the same for all bits."""
         if side == "k":
-            return self.heads * (12 + self.dk // 4 + self.dk // 2 + self.dk)
+            return self.heads * ranked_meta_bytes(self.dk)
         return self.heads * (4 + TILE) * -(-self.dv // (2 * TILE))
 
     def _words(self, bits: float) -> int:

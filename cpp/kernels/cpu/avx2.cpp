@@ -69,25 +69,28 @@ __m256i spread(int bits) {
 void read_ranked(const xq_side & side, const uint8_t * meta, float * scale, float * zero) {
     const int rows = side.rows, fine = xq_fine(side);
     const __m256i lowest = _mm256_set1_epi32(load_u16(meta)), step = _mm256_set1_epi32(load_u16(meta + 2));
-    const __m256 grid_lo  [2] = {_mm256_set1_ps(from_f16(load_u16(meta + 4))), _mm256_set1_ps(from_f16(load_u16(meta + 8)))};
-    const __m256 grid_step[2] = {_mm256_set1_ps(from_f16(load_u16(meta + 6))), _mm256_set1_ps(from_f16(load_u16(meta + 10)))};
+    const uint8_t * grids = meta + xq_ranked_grid_at(0);
     const uint8_t * low = meta + XQ_RANKED_HEAD, * high = low + rows/8;
     const uint8_t * scales = meta + xq_ranked_scale_at(rows), * mids = meta + xq_ranked_mid_at(rows);
-    __m256 half[XQ_CLASSES]; // half the levels of a class
+    // of each class, twice: the midpoints' grid and half the levels
+    alignas(32) float lo_of[8], step_of[8], half_of[8];
     for (int c = 0; c < XQ_CLASSES; ++c) {
-        half[c] = _mm256_set1_ps(0.5f * (float) xq_code_max(xq_class_bits(c, fine)));
+        lo_of  [c] = lo_of  [c + 4] = from_f16(load_u16(grids + 4*c));
+        step_of[c] = step_of[c + 4] = from_f16(load_u16(grids + 4*c + 2));
+        half_of[c] = half_of[c + 4] = 0.5f * (float) xq_code_max(xq_class_bits(c, fine));
     }
+    const __m256 lo = _mm256_load_ps(lo_of), grid_step = _mm256_load_ps(step_of), half = _mm256_load_ps(half_of);
     for (int i = 0; i < rows; i += 8) {
         int four;
         std::memcpy(&four, scales + i/2, 4);
         const __m256i u = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(four), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28)),
                                            _mm256_set1_epi32(15));
         const __m256 s = log_values(u, lowest, step);
-        const __m256 l = _mm256_castsi256_ps(spread(low[i/8])), h = _mm256_castsi256_ps(spread(high[i/8]));
-        const __m256 wide = fine ? h : _mm256_and_ps(l, h); // rows of 4 bits and more
-        const __m256 mid = _mm256_add_ps(_mm256_blendv_ps(grid_lo[0], grid_lo[1], wide),
-                                         _mm256_mul_ps(_mm256_blendv_ps(grid_step[0], grid_step[1], wide), load8_u8(mids + i)));
-        const __m256 span = _mm256_blendv_ps(_mm256_blendv_ps(half[0], half[1], l), _mm256_blendv_ps(half[2], half[3], l), h);
+        const __m256i l = spread(low[i/8]), h = spread(high[i/8]);
+        const __m256i cls = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_add_epi32(l, _mm256_add_epi32(h, h)));
+        const __m256 mid = _mm256_add_ps(_mm256_permutevar_ps(lo, cls),
+                                         _mm256_mul_ps(_mm256_permutevar_ps(grid_step, cls), load8_u8(mids + i)));
+        const __m256 span = _mm256_permutevar_ps(half, cls);
         _mm256_storeu_ps(scale + i, s);
         _mm256_storeu_ps(zero  + i, _mm256_sub_ps(mid, _mm256_mul_ps(s, span)));
     }

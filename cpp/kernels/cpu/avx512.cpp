@@ -55,25 +55,26 @@ template <int TABLES, bool WHOLE> struct key_strip {
         const int fine = xq_fine(side);
         const uint8_t * low = meta + XQ_RANKED_HEAD, * high = low + rows/8;
         const uint8_t * scales = meta + xq_ranked_scale_at(rows), * mids = meta + xq_ranked_mid_at(rows);
-        const __m512 lo0 = _mm512_set1_ps(load_f16(meta + 4)), lo1 = _mm512_set1_ps(load_f16(meta + 8));
-        const __m512 st0 = _mm512_set1_ps(load_f16(meta + 6)), st1 = _mm512_set1_ps(load_f16(meta + 10));
-        __m512 half_levels[XQ_CLASSES];
+        // of each class: the midpoints' grid, lowest and step in turns, and half the levels
+        const __m512 grids = _mm512_castps256_ps512(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) (meta + xq_ranked_grid_at(0)))));
+        alignas(16) float half_of[XQ_CLASSES];
         for (int c = 0; c < XQ_CLASSES; ++c) {
-            half_levels[c] = _mm512_set1_ps(0.5f*(float) xq_code_max(xq_class_bits(c, fine)));
+            half_of[c] = 0.5f*(float) xq_code_max(xq_class_bits(c, fine));
         }
+        const __m512 half_levels = _mm512_castps128_ps512(_mm_load_ps(half_of));
         // all 16 scales there can be; code 0 is a scale of 0
         const __m512i u = _mm512_setr_epi32(-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
         const __m512i log = _mm512_add_epi32(_mm512_set1_epi32(load_u16(meta)), _mm512_mullo_epi32(u, _mm512_set1_epi32(load_u16(meta + 2))));
         const __m512 scale_of = _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xFFFE, log, 16));
         for (int i = 0; i < vectors(); ++i) {
-            const __mmask16 l = load_u16(low + 2*i), h = load_u16(high + 2*i), wide = fine ? h : (__mmask16) (l & h);
+            const __mmask16 l = load_u16(low + 2*i), h = load_u16(high + 2*i);
+            const __m512i cls = _mm512_mask_add_epi32(_mm512_maskz_set1_epi32(l, 1), h, _mm512_maskz_set1_epi32(l, 1), _mm512_set1_epi32(2));
+            const __m512i grid = _mm512_add_epi32(cls, cls), step = _mm512_add_epi32(grid, _mm512_set1_epi32(1));
             const __m512i pair = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *) (scales + 8*i)));
             scale[i] = _mm512_permutexvar_ps(_mm512_or_si512(pair, _mm512_slli_epi64(pair, 28)), scale_of); // reads 4 bits of an index
             const __m512 at = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *) (mids + 16*i))));
-            const __m512 mid = _mm512_add_ps(_mm512_mask_blend_ps(wide, lo0, lo1), _mm512_mul_ps(_mm512_mask_blend_ps(wide, st0, st1), at));
-            const __m512 half = _mm512_mask_blend_ps(h, _mm512_mask_blend_ps(l, half_levels[0], half_levels[1]),
-                                                        _mm512_mask_blend_ps(l, half_levels[2], half_levels[3]));
-            zero[i] = _mm512_fnmadd_ps(scale[i], half, mid);
+            const __m512 mid = _mm512_add_ps(_mm512_permutexvar_ps(grid, grids), _mm512_mul_ps(_mm512_permutexvar_ps(step, grids), at));
+            zero[i] = _mm512_fnmadd_ps(scale[i], _mm512_permutexvar_ps(cls, half_levels), mid);
         }
         uint64_t l[TABLES] = {}, h[TABLES] = {}, there[TABLES] = {}, in[TABLES];
         std::memcpy(l, low, rows/8);

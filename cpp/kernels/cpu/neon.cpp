@@ -108,12 +108,12 @@ float32x4_t grid_value(float32x4_t lo, float32x4_t step, float32x4_t u) { return
 void read_ranked(const xq_side & side, const uint8_t * meta, float * scale, float * zero) {
     const int rows = side.rows, fine = xq_fine(side);
     const log_grid grid(meta);
-    const float32x4_t lo0 = vdupq_n_f32(load_f16(meta + 4)), step0 = vdupq_n_f32(load_f16(meta + 6));
-    const float32x4_t lo1 = vdupq_n_f32(load_f16(meta + 8)), step1 = vdupq_n_f32(load_f16(meta + 10));
     const uint8_t * low = meta + XQ_RANKED_HEAD, * high = low + rows/8;
     const uint8_t * scales = meta + xq_ranked_scale_at(rows), * mids = meta + xq_ranked_mid_at(rows);
-    float32x4_t half[XQ_CLASSES]; // half the levels of a class
+    float32x4_t lo[XQ_CLASSES], step[XQ_CLASSES], half[XQ_CLASSES]; // a class's grid of midpoints and half its levels
     for (int c = 0; c < XQ_CLASSES; ++c) {
+        lo[c]   = vdupq_n_f32(load_f16(meta + xq_ranked_grid_at(c)));
+        step[c] = vdupq_n_f32(load_f16(meta + xq_ranked_grid_at(c) + 2));
         half[c] = vdupq_n_f32(0.5f * (float) xq_code_max(xq_class_bits(c, fine)));
     }
     for (int i = 0; i < rows; i += 8) {
@@ -125,9 +125,11 @@ void read_ranked(const xq_side & side, const uint8_t * meta, float * scale, floa
         const f32x8 at = float_u8(vld1_u8(mids + i));
         f32x8 s, z;
         for (int k = 0; k < 2; ++k) {
-            const uint32x4_t wide = fine ? h.v[k] : vandq_u32(l.v[k], h.v[k]); // rows of 4 bits and more
-            const float32x4_t mid  = grid_value(vbslq_f32(wide, lo1, lo0), vbslq_f32(wide, step1, step0), at.v[k]);
-            const float32x4_t span = vbslq_f32(h.v[k], vbslq_f32(l.v[k], half[3], half[2]), vbslq_f32(l.v[k], half[1], half[0]));
+            const auto of_class = [&](const float32x4_t * all) {
+                return vbslq_f32(h.v[k], vbslq_f32(l.v[k], all[3], all[2]), vbslq_f32(l.v[k], all[1], all[0]));
+            };
+            const float32x4_t mid  = grid_value(of_class(lo), of_class(step), at.v[k]);
+            const float32x4_t span = of_class(half);
             s.v[k] = grid.value(u.v[k]);
             z.v[k] = vsubq_f32(mid, vmulq_f32(s.v[k], span));
         }

@@ -34,7 +34,7 @@ XQ_BODY xqg_counts xqg_read_keys(xq_side side, XQ_GLOBAL const uint8_t * meta, X
         if (!there) {
             continue;
         }
-        const xqg_group g = side.meta == XQ_META_RANKED ? xqg_read_ranked(side, meta, i, bits) : xqg_read_group(side, meta, i);
+        const xqg_group g = side.meta == XQ_META_RANKED ? xqg_read_ranked(side, meta, i, cls) : xqg_read_group(side, meta, i);
         const float span = g.scale * (float) (1 << bits);
         w.span[i]  = span;
         w.where[i] = (uint16_t) (cls << 9 | place);

@@ -154,18 +154,17 @@ XQ_BODY void xqg_classes(xqg_place at, int rows, XQ_SHARED xqg_ranked * t) {
     }
 }
 
-// Midpoints of the rows under 4 bits (wide = 0) or of the others, on a grid of their own. A warp calls.
-XQ_BODY void xqg_write_mids(xq_side side, int wide, XQ_SHARED xqg_ranked * t, XQ_GLOBAL uint8_t * meta, int lane) {
+// Midpoints of the rows of a class, on a grid of their own. A warp calls.
+XQ_BODY void xqg_write_mids(xq_side side, int cls, XQ_SHARED xqg_ranked * t, XQ_GLOBAL uint8_t * meta, int lane) {
     float lo = INFINITY, hi = -INFINITY;
     for (int i = lane; i < side.rows; i += XQ_LANES) {
-        const int bits = xq_class_bits(t->cls[i], xq_fine(side));
-        if ((bits >= 4) == (wide == 1)) {
-            t->mid[i] = bits == 0 ? t->mean[i] : xq_group_mid(t->lo[i], t->hi[i]);
+        if (t->cls[i] == cls) {
+            t->mid[i] = xq_class_bits(cls, xq_fine(side)) == 0 ? t->mean[i] : xq_group_mid(t->lo[i], t->hi[i]);
             lo = xqg_fmin(lo, t->mid[i]);
             hi = xqg_fmax(hi, t->mid[i]);
         }
     }
-    XQ_GLOBAL uint8_t * head = meta + 4 + 4*wide;
+    XQ_GLOBAL uint8_t * head = meta + xq_ranked_grid_at(cls);
     if (xqg_ballot(lo <= hi) == 0) { // no such rows
         if (lane < 4) {
             head[lane] = 0;
@@ -174,7 +173,7 @@ XQ_BODY void xqg_write_mids(xq_side side, int wide, XQ_SHARED xqg_ranked * t, XQ
     }
     const xqg_grid g = xqg_write_grid_head(lo, hi, head, lane);
     for (int i = lane; i < side.rows; i += XQ_LANES) {
-        if ((xq_class_bits(t->cls[i], xq_fine(side)) >= 4) == (wide == 1)) {
+        if (t->cls[i] == cls) {
             const int u = xq_meta_u8(t->mid[i], g.lo, g.inv);
             meta[xq_ranked_mid_at(side.rows) + i] = (uint8_t) u;
             t->mid[i] = xq_meta_value(g.lo, g.step, u);
@@ -252,8 +251,8 @@ XQ_BODY void xqg_seal_ranked(xqg_place at, xq_side side, Source x, uint32_t lane
     xqg_rank(at, side.rows, t);
     xqg_split_words(at, side, t);
     xqg_classes(at, side.rows, t);
-    for (int wide = at.warp; wide < 2; wide += at.warps) {
-        xqg_write_mids(side, wide, t, meta, at.lane);
+    for (int cls = at.warp; cls < XQ_CLASSES; cls += at.warps) {
+        xqg_write_mids(side, cls, t, meta, at.lane);
     }
     xqg_barrier();
     xqg_write_scales(at, side, t, meta);

@@ -32,12 +32,12 @@ XQ_BODY int xqg_class(XQ_GLOBAL const uint8_t * meta, int rows, int i) {
     return (low[i >> 3] >> (i & 7) & 1) | (high[i >> 3] >> (i & 7) & 1) << 1;
 }
 
-XQ_BODY xqg_group xqg_read_ranked(xq_side side, XQ_GLOBAL const uint8_t * meta, int i, int bits) {
-    XQ_GLOBAL const uint8_t * grid = meta + (bits >= 4 ? 8 : 4);
+XQ_BODY xqg_group xqg_read_ranked(xq_side side, XQ_GLOBAL const uint8_t * meta, int i, int cls) {
+    XQ_GLOBAL const uint8_t * grid = meta + xq_ranked_grid_at(cls);
     const float mid = xq_meta_value(xqg_half_at(grid), xqg_half_at(grid + 2), meta[xq_ranked_mid_at(side.rows) + i]);
     xqg_group g;
     g.scale = xq_log_value(xqg_u16(meta), xqg_u16(meta + 2), meta[xq_ranked_scale_at(side.rows) + i/2] >> 4*(i & 1) & 15);
-    g.zero  = xq_zero_of_mid(mid, g.scale, bits);
+    g.zero  = xq_zero_of_mid(mid, g.scale, xq_class_bits(cls, xq_fine(side)));
     return g;
 }
 

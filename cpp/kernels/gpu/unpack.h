@@ -34,8 +34,9 @@ XQ_BODY void xqg_unpack_strip(xqg_place at, xq_side side, XQ_GLOBAL const uint32
         xqg_group g;
         uint32_t code = 0;
         if (ranked) {
-            const xqg_segment s = xqg_class_segment(side, counts, where[i] >> 9);
-            g = xqg_read_ranked(side, meta, i, s.bits);
+            const int cls = where[i] >> 9;
+            const xqg_segment s = xqg_class_segment(side, counts, cls);
+            g = xqg_read_ranked(side, meta, i, cls);
             code = s.bits > 0 ? xqg_code(codes, s, where[i] & 511, at.lane) : 0;
         } else {
             g = xqg_read_group(side, meta, i);
