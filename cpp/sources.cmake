@@ -30,6 +30,7 @@ set(XQ_SOURCES
 # Compiled into ggml's CUDA backend, if that is built.
 set(XQ_CUDA_SOURCES
     kernels/gpu/cuda/attend.cu
+    kernels/gpu/cuda/batch.cu
     kernels/gpu/cuda/nodes.cu
     kernels/gpu/cuda/seal.cu
     kernels/gpu/cuda/store.cu

@@ -61,13 +61,15 @@ XQ_FN int xq_strip_words(int rows, int bits) {
 }
 
 // Row i of a lane out of the word that holds it, and into it (the field must be zero before).
+XQ_FN int xq_code_word(int row, int plane_bits) { return (row * plane_bits) >> 5; }
+XQ_FN int xq_code_shift(int row, int plane_bits) { return (row * plane_bits) & 31; }
+XQ_FN uint32_t xq_code_at(uint32_t word, int shift, int plane_bits) { return (word >> shift) & ((1u << plane_bits) - 1u); }
 XQ_FN uint32_t xq_code_get(uint32_t word, int row, int plane_bits) {
-    return (word >> ((row * plane_bits) & 31)) & ((1u << plane_bits) - 1u);
+    return xq_code_at(word, xq_code_shift(row, plane_bits), plane_bits);
 }
 XQ_FN uint32_t xq_code_put(uint32_t word, int row, int plane_bits, uint32_t code) {
-    return word | ((code & ((1u << plane_bits) - 1u)) << ((row * plane_bits) & 31));
+    return word | ((code & ((1u << plane_bits) - 1u)) << xq_code_shift(row, plane_bits));
 }
-XQ_FN int xq_code_word(int row, int plane_bits) { return (row * plane_bits) >> 5; }
 
 // ---- quantiser (XQuant, arXiv 2510.11236, relaxed calibration) -------------------------------------------
 

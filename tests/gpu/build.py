@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 CPP = HERE.parents[1] / "cpp"
 GPU = Path("kernels/gpu")
 COMMON = [GPU / "emulated" / f"{name}.cpp" for name in ("emulator", "api")]
-CUDA = [GPU / "cuda" / f"{name}.cu" for name in ("attend", "seal", "store")]
+CUDA = [GPU / "cuda" / f"{name}.cu" for name in ("attend", "batch", "seal", "store")]
 SOURCES = {
     "cuda-emulated": [*COMMON, GPU / "emulated/calls_cuda.cpp", *CUDA],
     "metal-emulated": [*COMMON, GPU / "emulated/calls_metal.cpp"],

@@ -73,5 +73,4 @@ def packing() -> list[Check]:
         partial(test_rotate.test_against_the_matrix, block=64, blocks=3),
         partial(test_rotate.test_against_the_matrix, block=16, blocks=3),
         *(partial(pages.test_store, shape=s) for s in pages.SHAPES[:2]),
-        *(partial(pages.test_unpack, shape=s) for s in pages.SHAPES[:3]),
     ]

@@ -12,7 +12,7 @@ from .build import CPP, compiler, run
 sys.path.insert(0, str(CPP.parent / "python" / "build"))
 import flatten  # noqa: E402
 
-SOURCES = ("attend", "seal")
+SOURCES = ("attend", "batch", "seal")
 BUILTIN = {
     "threadgroup_position_in_grid": "xq_group()",
     "thread_index_in_threadgroup": "xq_thread()",

@@ -134,7 +134,7 @@ void scratch() {
             const size_t size = xq_metal_scratch(t), one = xq_metal_scratch(node(n_kv, 1));
             xq_node n;
             CHECK(xq_node_read(t, n));
-            const xqg_attend_args a = xqg_attend_args_of(t, n);
+            const xqg_attend_args a = xqg_attention_of(t, n, XQG_BATCH_MEMORY_METAL).a;
             const size_t row = sizeof(float)*a.n_parts*a.n_head*(a.layer.dv + 2);
             CHECK(size >= row*xqg_slice(tokens, a.n_parts, a.n_head, a.layer.dv), n_kv, tokens);
             CHECK(size >= before && size >= one && (size <= XQG_MOST_PARTS || size == one), n_kv, tokens);

@@ -7,6 +7,7 @@
 #include "cache/plan.h"
 #include "format/xq_table.h"
 #include "graph/nodes.h"
+#include "kernels/gpu/launch.h"
 
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
@@ -250,7 +251,8 @@ inline void compare(world & cpu, world & device) {
     }
     CHECK(cpu.layers[1].node.k_leads == (std::string(cpu.s.config).find("share") == std::string::npos));
     for (size_t i = 0; i < cpu.outputs.size(); ++i) {
-        const double error = nmse(device.outputs[i], cpu.outputs[i]);
-        CHECK(error < 1e-7, i, error);
+        // many rows are multiplied in f16 (attend_batch.h)
+        const double error = nmse(device.outputs[i], cpu.outputs[i]), most = ggml_nrows(cpu.outputs[i]) < XQG_BATCH_FROM ? 1e-7 : 1e-6;
+        CHECK(error < most, i, error);
     }
 }

@@ -21,7 +21,7 @@ from .test_nvcc import PLAIN, nvcc
 
 pytestmark = pytest.mark.slow
 
-OURS = ("attend", "nodes", "seal", "store")
+OURS = ("attend", "batch", "nodes", "seal", "store")
 CUBLAS = "XQUANT_CUBLAS"
 """Names a folder with include/cublas_v2.h, where the toolkit has none."""
 

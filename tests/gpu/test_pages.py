@@ -1,4 +1,4 @@
-"""Storing new rows, and tiles unpacked to f16: what the CPU kernels have no entry point for."""
+"""Storing new rows, for which the CPU kernels have no entry point."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 from kernels import lib
 from kernels.case import Case, Shape
 from kernels.lib import address
-from numpy.typing import NDArray
 from oracle.rotate import rotate
 from oracle.side import TILE
 
@@ -43,31 +42,6 @@ def test_store(impl: str, shape: Shape) -> None:
     want_v[0, rows] = case.arrays["v_pages"].data[0, rows]
     for name, want in before.items():
         assert case.arrays[name].data.tobytes() == want.tobytes(), name
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s.dk}x{s.dv}")
-def test_unpack(impl: str, shape: Shape) -> None:
-    case = Case(shape)
-    first, n = 1, shape.n_tiles - 2
-    for pos in (0, int(case.table.pos.max()), 10**6):
-        k = np.full((n, TILE, shape.heads, shape.dk), np.nan, np.float16)
-        v = np.full((n, TILE, shape.heads, shape.dv), np.nan, np.float16)
-        call(impl, "xq_emulated_unpack", case, 0, first, n, pos, k, v)
-        for i in range(n):
-            form = case.table.form(0, first + i, pos)
-            for head in range(shape.heads):
-                want = rows_of(case, form, first + i, head)
-                for got, x in zip((k[i, :, head], v[i, :, head]), want):
-                    assert np.allclose(got, x, rtol=SPACING, atol=1e-3 * np.abs(x).max()), form
-
-
-def rows_of(case: Case, form: str, t: int, head: int) -> tuple[NDArray[np.float64], ...]:
-    stream, s = case.table.first_stream, case.shape
-    if form == "codes":
-        return case.store.sealed(stream, t, head)
-    if form == "page":
-        return case.store.paged(stream, int(case.table.page[0, t]), head)
-    return np.zeros((TILE, s.dk)), np.zeros((TILE, s.dv))
 
 
 def call(impl: str, function: str, case: Case, *args: object) -> None:

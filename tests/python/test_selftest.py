@@ -305,11 +305,13 @@ def test_a_device_runs_whole_layers_alone(
         asked.append(name)
         yield "a", 0.0
 
-    groups = (Group("strips", BYTES, 0, cases), Group("layers", BYTES, 0, cases, True))
+    groups = (Group("strips", BYTES, 0, cases), Group("layers", BYTES, 0, cases, 0.5))
     monkeypatch.setattr(cli, "GROUPS", groups)
     results = cli._check_kernels(kernels, ["CUDA0"], 1)
     assert asked == [*(name for name in kernels.names for _ in groups), "CUDA0"]
-    assert (results[-1].group, results[-1].implementation) == ("layers", "CUDA0")
+    last = results[-1]
+    assert (last.group, last.implementation, last.budget) == ("layers", "CUDA0", 0.5)
+    assert results[0].budget == 0
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,15 @@ class Group:
         name: what is checked. unit: ``BYTES`` or ``NMSE``.
         budget: largest error that passes; 0 for bytes.
         cases: runs them all with one implementation; ``threads`` is how many a layer may use.
-        whole_layers: a GPU can run them; others take single strips, which only the CPU does.
+        gpu_budget: the budget on a GPU, which multiplies prompts in f16; None: single strips,
+            which only the CPU takes.
     """
 
     name: str
     unit: str
     budget: float
     cases: Callable[[Kernels, str, int], Cases]
-    whole_layers: bool = False
+    gpu_budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,15 @@ class Result:
         return self.cases > 0 and self.worst <= self.budget
 
 
-def run(group: Group, kernels: Kernels, name: str, threads: int) -> Result:
-    """All cases of a group with the implementation ``name``."""
+def run(group: Group, kernels: Kernels, name: str, threads: int, gpu: bool = False) -> Result:
+    """All cases of a group with the implementation ``name``, which is a device with ``gpu``."""
+    budget = group.gpu_budget if gpu and group.gpu_budget is not None else group.budget
     worst, where, n = 0.0, "", 0
     for case, error in group.cases(kernels, name, threads):
         n += 1
         if not error <= worst:
             worst, where = (math.inf if math.isnan(error) else error), case
-    return Result(group.name, name, group.unit, group.budget, n, worst, where)
+    return Result(group.name, name, group.unit, budget, n, worst, where)
 
 
 def nmse(got: npt.NDArray[np.floating], want: npt.NDArray[np.floating]) -> float:

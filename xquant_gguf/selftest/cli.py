@@ -116,9 +116,9 @@ def _check_kernels(kernels: Kernels, gpus: Sequence[str], threads: int) -> list[
     results = []
     for name in (*kernels.names, *gpus):
         for group in GROUPS:
-            if name in gpus and not group.whole_layers:
+            if name in gpus and group.gpu_budget is None:
                 continue
-            results.append(run(group, kernels, name, threads))
+            results.append(run(group, kernels, name, threads, gpu=name in gpus))
             print(report.result_line(results[-1]), flush=True)
     return results
 

@@ -20,6 +20,9 @@ ATTENTION = 3e-7
 
 ATTENTION_WIDE = 1e-5
 
+ATTENTION_GPU = 1e-6
+"""Prompts are multiplied in f16 there (seen on the emulator: 5e-7)."""
+
 GROUPS = (
     Group("seal: equal widths", BYTES, 0, sealing.seal_uniform),
     Group("seal: followers, min and max", BYTES, 0, sealing.seal_followers),
@@ -29,10 +32,10 @@ GROUPS = (
     Group("unpack", NMSE, EXACT, products.unpack),
     Group("multiply", NMSE, PRODUCT, products.multiply),
     Group("rotate", NMSE, EXACT, products.rotate),
-    Group("seal a layer", BYTES, 0, layers.seal, True),
-    Group("seal a layer of followers", BYTES, 0, layers.seal_followers, True),
-    Group("attention", NMSE, ATTENTION, layers.attention, True),
-    Group("attention: window boundary", NMSE, ATTENTION, layers.boundary, True),
-    Group("attention: followers", NMSE, ATTENTION, layers.followers, True),
-    Group("attention: wide ranges", NMSE, ATTENTION_WIDE, layers.wide_ranges, True),
+    Group("seal a layer", BYTES, 0, layers.seal, 0),
+    Group("seal a layer of followers", BYTES, 0, layers.seal_followers, 0),
+    Group("attention", NMSE, ATTENTION, layers.attention, ATTENTION_GPU),
+    Group("attention: window boundary", NMSE, ATTENTION, layers.boundary, ATTENTION_GPU),
+    Group("attention: followers", NMSE, ATTENTION, layers.followers, ATTENTION_GPU),
+    Group("attention: wide ranges", NMSE, ATTENTION_WIDE, layers.wide_ranges, ATTENTION_WIDE),
 )

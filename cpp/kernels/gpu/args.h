@@ -59,13 +59,6 @@ struct xqg_strip_args {
     int n, lanes;                 // unbiased: strips, valid lanes of the last one
 };
 
-struct xqg_unpack_args {
-    xqg_layer layer;
-    int stream, first_tile, n_tiles; // of the micro-batch; out: [tile - first_tile][32][head][dk or dv]
-    int n_tokens, n_stream;          // of the table
-    int pos;                         // the tile as a query at this position reads it
-};
-
 // Where the parts of a layer start.
 XQ_BODY XQ_GLOBAL uint32_t * xqg_k_tile(XQ_CONST const xqg_layer & L, xqg_planes p, int stream, int tile, int head) {
     return p.k_codes + stream*L.k_code_stream + ((xqg_size) tile*L.n_head_kv + head) * xq_head_words(L.k);

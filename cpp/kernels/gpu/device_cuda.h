@@ -26,6 +26,8 @@ XQ_BODY xqg_place xqg_here() {
     return {t, t & 31, t >> 5, (int) blockDim.x >> 5, (int) blockIdx.x, (int) blockIdx.y, (int) blockIdx.z};
 }
 
+XQ_BODY int xqg_lane() { return (int) threadIdx.x & 31; }
+
 XQ_BODY void xqg_barrier()   { __syncthreads(); }
 XQ_BODY void xqg_warp_sync() { __syncwarp(); }
 XQ_BODY float    xqg_shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xFFFFFFFFu, x, mask); }
@@ -63,6 +65,6 @@ XQ_BODY int xqg_dp4a(uint32_t codes, int m, int sum) {
 
 #define XQG_KERNEL __global__ void __launch_bounds__(128)
 #define XQG_KERNEL_FOR(blocks) __global__ void __launch_bounds__(128, blocks)
-#define XQG_SHARED_MEMORY(name) extern __shared__ float4 xqg_memory[]; float * name = (float *) xqg_memory
+#define XQG_SHARED_MEMORY(name) extern __shared__ __align__(32) float4 xqg_memory[]; float * name = (float *) xqg_memory
 #define XQG_LAUNCH(kernel, grid, stream, ...) \
     kernel<<<dim3((grid).x, (grid).y, (grid).z), (grid).threads, (grid).shared, stream>>>(__VA_ARGS__)

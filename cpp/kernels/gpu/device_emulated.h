@@ -28,6 +28,8 @@ XQ_BODY xqg_place xqg_here() {
     return {t, t & 31, t >> 5, 128 >> 5, block_index(0), block_index(1), block_index(2)};
 }
 
+XQ_BODY int xqg_lane() { return xq_emulator::thread_index() & 31; }
+
 // The caller's line tells meetings apart.
 XQ_BODY void xqg_barrier(int line = __builtin_LINE())   { xq_emulator::barrier(line); }
 XQ_BODY void xqg_warp_sync(int line = __builtin_LINE()) { xq_emulator::exchange(0, 0, line); }

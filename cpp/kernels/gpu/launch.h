@@ -1,6 +1,7 @@
 // Grids and shared memory of every kernel, for the host: CUDA, Metal and the emulator launch the same.
 #pragma once
 
+#include "kernels/gpu/batch_layout.h"
 #include "kernels/gpu/grid.h"
 #include "kernels/gpu/layout.h"
 
@@ -28,6 +29,24 @@ inline int xqg_span(int n_kv) {
         span *= 2;
     }
     return span;
+}
+
+// From so many query rows of a KV head on, the batch body (attend_batch.h) takes them: fewer would leave its blocks half
+// empty. Which body computes a micro-batch depends on the whole of it, not on the slices that it is computed in.
+#define XQG_BATCH_FROM 32
+inline bool xqg_is_batch(int rows_of_stream, int dk, int dv, int limit) {
+    return rows_of_stream >= XQG_BATCH_FROM && xqg_batch_warps(dk, dv, limit) > 0;
+}
+
+// Its rows fill a device by themselves, so four blocks at most share the context, which keeps partial results small.
+inline int xqg_batch_span(int n_kv) {
+    const int chunks = xqg_chunks(n_kv);
+    return chunks < 4 ? 1 : (chunks + 3)/4;
+}
+
+inline xq_grid xqg_batch_grid(int n_parts, int n_head_kv, int n_stream, int rows_of_stream, int dk, int dv, int limit) {
+    const int warps = xqg_batch_warps(dk, dv, limit), rows = 16*warps;
+    return {n_parts, n_head_kv, n_stream*((rows_of_stream + rows - 1)/rows), 128, sizeof(float)*(size_t) xqg_batch_layout_of(dk, dv, warps).floats};
 }
 
 // Partial results are folded for so many tokens at a time as keep them below this, in bytes.

@@ -33,8 +33,15 @@ inline xqg_store_args xqg_store_args_of(const ggml_tensor * dst, const xq_node &
     return a;
 }
 
-// Of the whole micro-batch; parts of the graph where it has them, one for every chunk, as on the CPU.
-inline xqg_attend_args xqg_attend_args_of(const ggml_tensor * dst, const xq_node & n) {
+// What attention computes, and which body does.
+struct xqg_attention {
+    xqg_attend_args a;
+    bool batch;
+};
+
+// Of the whole micro-batch; parts of the graph where it has them, one for every chunk, as on the CPU. limit: of a block's
+// shared memory, in bytes.
+inline xqg_attention xqg_attention_of(const ggml_tensor * dst, const xq_node & n, int limit) {
     const ggml_tensor * q = dst->src[XQ_A_Q], * mask = dst->src[XQ_A_MASK];
     xqg_attend_args a{};
     a.layer   = xqg_layer_of(*n.layer);
@@ -47,9 +54,11 @@ inline xqg_attend_args xqg_attend_args_of(const ggml_tensor * dst, const xq_node
     a.n_stream = (int) mask->ne[3];
     a.n_kv = (int) mask->ne[0];
     a.scale = n.scale; a.softcap = n.softcap; a.max_bias = n.max_bias;
-    a.span = dst->ne[3] > 1 ? 1 : xqg_span(a.n_kv);
-    a.n_parts = dst->ne[3] > 1 ? (int) dst->ne[3] : (xqg_chunks(a.n_kv) + a.span - 1) / a.span;
-    return a;
+    const int rows = a.n_tokens/a.n_stream*(a.n_head/a.layer.n_head_kv);
+    const bool parts = dst->ne[3] > 1, batch = !parts && xqg_is_batch(rows, a.layer.dk, a.layer.dv, limit);
+    a.span = parts ? 1 : batch ? xqg_batch_span(a.n_kv) : xqg_span(a.n_kv);
+    a.n_parts = parts ? (int) dst->ne[3] : (xqg_chunks(a.n_kv) + a.span - 1) / a.span;
+    return {a, batch};
 }
 
 // ---- what is taken ----

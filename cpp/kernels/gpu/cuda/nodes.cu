@@ -18,19 +18,13 @@ static xqg_planes planes_of(const xq_node_layer & n, const ggml_tensor * k_pages
 
 // Partial results of a whole micro-batch could be a large part of what packing saves. So they are computed and folded
 // for as many tokens at a time as have room in XQG_MOST_PARTS; a token's result does not depend on that.
-struct xq_attention {
-    xqg_attend_args a;
-    int slice; // tokens at a time
-};
+static int slice_of(const xqg_attend_args & a) { return xqg_slice(a.n_tokens, a.n_parts, a.n_head, a.layer.dv); }
 
-static xq_attention attention_of(const ggml_tensor * dst, const xq_node & n) {
-    const xqg_attend_args a = xqg_attend_args_of(dst, n);
-    return {a, xqg_slice(a.n_tokens, a.n_parts, a.n_head, a.layer.dv)};
-}
-
-static cudaError_t attend(const ggml_tensor * dst, const xq_node & n, float * scratch, cudaStream_t stream) {
+static cudaError_t attention(const ggml_tensor * dst, const xq_node & n, float * scratch, cudaStream_t stream) {
     const auto & src = dst->src;
-    const xq_attention t = attention_of(dst, n);
+    const xqg_attention t = xqg_attention_of(dst, n, XQG_BATCH_MEMORY_CUDA);
+    const int slice = slice_of(t.a);
+    const auto attend = t.batch ? xq_cuda_attend_batch : xq_cuda_attend;
     const xqg_planes p = planes_of(*n.layer, src[XQ_A_K_PAGES], src[XQ_A_V_PAGES], src[XQ_A_K_CODES], src[XQ_A_V_CODES], src[XQ_A_META]);
     const float * q = (const float *) src[XQ_A_Q]->data;
     const uint16_t * mask = (const uint16_t *) src[XQ_A_MASK]->data;
@@ -38,20 +32,20 @@ static cudaError_t attend(const ggml_tensor * dst, const xq_node & n, float * sc
     const float * sinks = src[XQ_A_SINKS] ? (const float *) src[XQ_A_SINKS]->data : nullptr;
     float * out = (float *) dst->data;
     if (dst->ne[3] > 1) {
-        return xq_cuda_attend(t.a, p, q, mask, table, out, stream);
+        return attend(t.a, p, q, mask, table, out, stream);
     }
     // Streams one after the other only where their tokens do not fit together.
-    const bool apart = t.slice < t.a.n_tokens;
+    const bool apart = slice < t.a.n_tokens;
     const int n_stream = apart ? t.a.n_stream : 1, of_stream = t.a.n_tokens/n_stream;
     for (int s = 0; s < n_stream; ++s) {
-        for (int first = 0; first < of_stream; first += t.slice) {
+        for (int first = 0; first < of_stream; first += slice) {
             xqg_attend_args a = t.a;
             a.first_stream = s;
             a.first_token  = s*of_stream + first;
-            a.n_tokens = of_stream - first < t.slice ? of_stream - first : t.slice;
+            a.n_tokens = of_stream - first < slice ? of_stream - first : slice;
             a.n_stream = apart ? 1 : t.a.n_stream;
             const float * from = q + a.first_token*a.q_token;
-            cudaError_t error = xq_cuda_attend(a, p, from, mask + s*a.mask_stream + first*a.mask_token, table, scratch, stream);
+            cudaError_t error = attend(a, p, from, mask + s*a.mask_stream + first*a.mask_token, table, scratch, stream);
             if (error == 0) {
                 const xqg_combine_args c = {a.layer.dv, a.layer.v.rot, a.n_head, a.n_tokens, a.n_parts, sinks != nullptr};
                 error = xq_cuda_combine(c, scratch, sinks, out + (xqg_size) a.first_token*a.n_head*a.layer.dv, stream);
@@ -109,8 +103,8 @@ size_t xq_cuda_scratch(const ggml_tensor * node) {
     if (!xq_node_read(node, n) || n.kind != XQ_NODE_ATTEND || node->ne[3] > 1) {
         return 1;
     }
-    const xq_attention t = attention_of(node, n);
-    return (size_t) t.slice*t.a.n_parts*t.a.n_head*(t.a.layer.dv + 2);
+    const xqg_attend_args a = xqg_attention_of(node, n, XQG_BATCH_MEMORY_CUDA).a;
+    return (size_t) slice_of(a)*a.n_parts*a.n_head*(a.layer.dv + 2);
 }
 
 cudaError_t xq_cuda_compute(const ggml_tensor * node, float * scratch, cudaStream_t stream) {
@@ -118,7 +112,7 @@ cudaError_t xq_cuda_compute(const ggml_tensor * node, float * scratch, cudaStrea
     if (!xq_node_read(node, n)) {
         return (cudaError_t) 1; // an invalid value: the scheduler was told that we do not take it
     }
-    return n.kind == XQ_NODE_ATTEND ? attend(node, n, scratch, stream)
+    return n.kind == XQ_NODE_ATTEND ? attention(node, n, scratch, stream)
          : n.kind == XQ_NODE_COMBINE ? combine(node, n, stream) : store_and_seal(node, n, stream);
 }
 

@@ -1,4 +1,4 @@
-// Storing new rows and unpacking tiles on CUDA.
+// Storing new rows and unpacking strips on CUDA.
 #include "kernels/gpu/cuda/launch.h"
 
 #include "kernels/gpu/store.h"
@@ -6,11 +6,6 @@
 
 XQG_KERNEL store_kernel(const xqg_store_args a, const xqg_planes p, const float * k, const float * v, const xqg_size * rows) {
     xqg_store(xqg_here(), a, p, k, v, rows);
-}
-
-XQG_KERNEL unpack_kernel(const xqg_unpack_args a, const xqg_planes p, const int32_t * table, uint16_t * k, uint16_t * v) {
-    XQG_SHARED_MEMORY(shared);
-    xqg_unpack_tiles(xqg_here(), a, p, table, k, v, (uint16_t *) shared);
 }
 
 XQG_KERNEL unpack_strip_kernel(const xq_side side, const uint32_t * codes, const uint8_t * meta, float * out) {
@@ -21,12 +16,6 @@ XQG_KERNEL unpack_strip_kernel(const xq_side side, const uint32_t * codes, const
 cudaError_t xq_cuda_store(const xqg_store_args & a, xqg_planes p, const float * k, const float * v, const xqg_size * rows, cudaStream_t stream) {
     const xq_grid grid = {a.n_tokens, a.layer.n_head_kv, 1, 128, 0};
     XQG_LAUNCH(store_kernel, grid, stream, a, p, k, v, rows);
-    return cudaGetLastError();
-}
-
-cudaError_t xq_cuda_unpack(const xqg_unpack_args & a, xqg_planes p, const int32_t * table, uint16_t * k, uint16_t * v, cudaStream_t stream) {
-    const xq_grid grid = {a.n_tiles, a.layer.n_head_kv, 1, 128, xqg_unpack_bytes(a.layer.k)};
-    XQG_LAUNCH(unpack_kernel, grid, stream, a, p, table, k, v);
     return cudaGetLastError();
 }
 

@@ -9,7 +9,9 @@ namespace {
 std::string failure;
 int chosen_span;
 
-bool is_here(const char * impl) { return std::strcmp(impl, xq_emulated_name) == 0; }
+// The name of the implementation alone chooses a body as a backend does, with "-batch" it is the batch body for any rows.
+bool wants_batch(const char * impl) { return impl == xq_emulated_name + std::string("-batch"); }
+bool is_here(const char * impl) { return std::strcmp(impl, xq_emulated_name) == 0 || wants_batch(impl); }
 
 int outcome() {
     failure = xq_emulator::last_error();
@@ -46,7 +48,7 @@ xqg_planes planes_of(const xq_api_layer & a) {
     return {a.k_codes, a.v_codes, a.meta, a.meta + heads*xq_head_meta_bytes(side_of(a.k)), a.k_pages, a.v_pages};
 }
 
-xqg_attend_args attend_args_of(const xq_api_layer & l) {
+xqg_attend_args attend_args_of(const xq_api_layer & l, bool batch) {
     xqg_attend_args a{};
     a.layer = layer_of(l);
     a.q_head  = l.dk;
@@ -56,7 +58,7 @@ xqg_attend_args attend_args_of(const xq_api_layer & l) {
     a.n_head = l.n_head; a.n_tokens = a.table_tokens = l.n_tokens; a.n_stream = l.n_stream; a.n_kv = l.n_kv;
     a.scale = l.scale; a.softcap = l.softcap; a.max_bias = l.max_bias;
     const int chunks = xqg_chunks(l.n_kv);
-    a.span = chosen_span ? chosen_span : l.whole_rows ? chunks : 1;
+    a.span = batch ? xqg_batch_span(l.n_kv) : chosen_span ? chosen_span : l.whole_rows ? chunks : 1;
     a.n_parts = (chunks + a.span - 1) / a.span;
     return a;
 }
@@ -86,9 +88,11 @@ int xq_api_attend(const char * impl, const xq_api_layer * l) {
     if (!is_here(impl)) {
         return -1;
     }
-    const xqg_attend_args a = attend_args_of(*l);
+    const int rows = l->n_tokens/l->n_stream*(l->n_head/l->n_head_kv);
+    const bool batch = wants_batch(impl) || xqg_is_batch(rows, l->dk, l->dv, xq_emulated_batch_memory);
+    const xqg_attend_args a = attend_args_of(*l, batch);
     std::vector<float> parts((size_t) a.n_parts*a.n_tokens*a.n_head*(l->dv + 2), NAN);
-    xq_call_attend(a, planes_of(*l), l->q, l->mask, l->table, parts.data());
+    (batch ? xq_call_attend_batch : xq_call_attend)(a, planes_of(*l), l->q, l->mask, l->table, parts.data());
     xq_call_combine({l->dv, a.layer.v.rot, l->n_head, l->n_tokens, a.n_parts, l->sinks ? 1 : 0}, parts.data(), l->sinks, l->out);
     return outcome();
 }
@@ -144,10 +148,5 @@ int xq_api_unpack(const char * impl, const xq_api_side * side, const uint32_t * 
 int xq_emulated_store(const xq_api_layer * l, const float * k, const float * v, const int64_t * rows) {
     const xqg_layer layer = layer_of(*l);
     xq_call_store({layer, l->dk, layer.k_row, l->dv, layer.v_row, l->n_tokens}, planes_of(*l), k, v, rows);
-    return outcome();
-}
-
-int xq_emulated_unpack(const xq_api_layer * l, int stream, int first_tile, int n_tiles, int pos, uint16_t * k, uint16_t * v) {
-    xq_call_unpack({layer_of(*l), stream, first_tile, n_tiles, l->n_tokens, l->n_stream, pos}, planes_of(*l), l->table, k, v);
     return outcome();
 }

@@ -10,15 +10,13 @@ extern "C" {
 
 // The order of threads follows from it.
 XQ_API void xq_emulated_seed(unsigned seed);
-// Chunks of a block of attention; 0: one, or all with whole_rows.
+// Chunks of a block of attention of few rows; 0: one, or all with whole_rows.
 XQ_API void xq_emulated_span(int chunks);
 // What went wrong in the last call, or "".
 XQ_API const char * xq_emulated_error(void);
 
 // New rows [token][KV head][dk or dv] into page rows.
 XQ_API int xq_emulated_store(const xq_api_layer * layer, const float * k, const float * v, const int64_t * rows);
-// n_tiles tiles as f16 [tile][32][KV head][dk or dv], as a query at `pos` reads them.
-XQ_API int xq_emulated_unpack(const xq_api_layer * layer, int stream, int first_tile, int n_tiles, int pos, uint16_t * k, uint16_t * v);
 
 #ifdef __cplusplus
 }

@@ -16,9 +16,10 @@
 extern const char * const xq_emulated_name;
 
 void xq_call_attend(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table, float * out);
+void xq_call_attend_batch(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table, float * out);
+extern const int xq_emulated_batch_memory;
 void xq_call_combine(const xqg_combine_args & a, const float * in, const float * sinks, float * out);
 void xq_call_store(const xqg_store_args & a, xqg_planes p, const float * k, const float * v, const int64_t * rows);
 void xq_call_seal(const xqg_layer & layer, xqg_planes p, const int32_t * table);
-void xq_call_unpack(const xqg_unpack_args & a, xqg_planes p, const int32_t * table, uint16_t * k, uint16_t * v);
 void xq_call_seal_strip(const xqg_strip_args & a, const float * x, uint32_t * codes, uint8_t * meta);
 void xq_call_unpack_strip(const xqg_strip_args & a, const uint32_t * codes, const uint8_t * meta, float * out);

@@ -2,11 +2,13 @@
 #include "kernels/gpu/emulated/calls.h"
 
 #include "kernels/gpu/metal/attend.metal"
+#include "kernels/gpu/metal/batch.metal"
 #include "kernels/gpu/metal/seal.metal"
 
 #include "kernels/gpu/launch.h"
 
 const char * const xq_emulated_name = "metal-emulated";
+const int xq_emulated_batch_memory = XQG_BATCH_MEMORY_METAL;
 
 static const size_t THREADGROUP_LIMIT = 32*1024;
 
@@ -26,6 +28,14 @@ void xq_call_attend(const xqg_attend_args & args, xqg_planes p, const float * q,
                         [&] { pick(a, PLANES, q, mask, table, out, SHARED(float), HERE); });
 }
 
+void xq_call_attend_batch(const xqg_attend_args & args, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table, float * out) {
+    xqg_attend_args a = args;
+    const int dv = a.layer.dv, all = a.n_tokens/a.n_stream*(a.n_head/a.layer.n_head_kv);
+    const auto pick = dv <= 64 ? kernel_xq_attend_batch_64 : dv <= 128 ? kernel_xq_attend_batch_128 : kernel_xq_attend_batch_256;
+    xq_emulator::launch(xqg_batch_grid(a.n_parts, a.layer.n_head_kv, a.n_stream, all, a.layer.dk, dv, XQG_BATCH_MEMORY_METAL),
+                        [&] { pick(a, PLANES, q, mask, table, out, SHARED(float), HERE); });
+}
+
 void xq_call_combine(const xqg_combine_args & args, const float * in, const float * sinks, float * out) {
     xqg_combine_args a = args;
     xq_emulator::launch({a.n_tokens*a.n_head, 1, 1, 128, 0}, [&] { kernel_xq_combine(a, in, sinks, out, HERE); });
@@ -40,12 +50,6 @@ void xq_call_seal(const xqg_layer & layer, xqg_planes p, const int32_t * table) 
     xqg_seal_args a = {layer, XQG_SEAL_WALKERS};
     xq_emulator::launch(xqg_seal_grid(layer.v, layer.n_head_kv, xqg_seal_bytes(layer.k, sizeof(xqg_ranked))),
                         [&] { kernel_xq_seal(a, PLANES, table, SHARED(float), HERE); });
-}
-
-void xq_call_unpack(const xqg_unpack_args & args, xqg_planes p, const int32_t * table, uint16_t * k, uint16_t * v) {
-    xqg_unpack_args a = args;
-    xq_emulator::launch({a.n_tiles, a.layer.n_head_kv, 1, 128, xqg_unpack_bytes(a.layer.k)},
-                        [&] { kernel_xq_unpack(a, PLANES, table, k, v, SHARED(uint16_t), HERE); });
 }
 
 void xq_call_seal_strip(const xqg_strip_args & args, const float * x, uint32_t * codes, uint8_t * meta) {

@@ -3,7 +3,7 @@
 function(xq_attach_metal tree)
     get_filename_component(cpp ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../../.. ABSOLUTE)
     set(flatten ${cpp}/../python/build/flatten.py)
-    set(metal kernels/gpu/metal/attend.metal kernels/gpu/metal/seal.metal)
+    set(metal kernels/gpu/metal/attend.metal kernels/gpu/metal/batch.metal kernels/gpu/metal/seal.metal)
     set(strings ${CMAKE_BINARY_DIR}/xq_metal_strings.cpp)
     file(GLOB headers CONFIGURE_DEPENDS ${cpp}/format/*.h ${cpp}/kernels/gpu/*.h ${cpp}/kernels/gpu/metal/*.h ${cpp}/kernels/gpu/metal/*.metal)
     add_custom_command(

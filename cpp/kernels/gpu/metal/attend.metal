@@ -9,18 +9,10 @@
 
 static_assert(sizeof(xqg_quad) == sizeof(float)*XQ_METAL_QUAD, "the host sizes threadgroup memory");
 
-#define XQG_ATTEND(rows) \
-kernel void kernel_xq_attend_##rows( \
-        constant xqg_attend_args & a [[buffer(0)]], XQG_PLANES, device const float * q [[buffer(7)]], device const uint16_t * mask [[buffer(8)]], \
-        device const int32_t * table [[buffer(9)]], device float * out [[buffer(10)]], threadgroup float * shared XQG_THREADGROUP(0), XQG_HERE) { \
-    const xqg_planes p = xqg_planes_of(k_codes, v_codes, k_meta, v_meta, k_pages, v_pages); \
-    xqg_attend<rows>(xqg_here(group, id, lane, warp), a, p, q, mask, table, out, shared); \
-}
-
-XQG_ATTEND(1)
-XQG_ATTEND(2)
-XQG_ATTEND(4)
-XQG_ATTEND(8)
+XQG_ATTEND(1, xqg_attend<1>)
+XQG_ATTEND(2, xqg_attend<2>)
+XQG_ATTEND(4, xqg_attend<4>)
+XQG_ATTEND(8, xqg_attend<8>)
 
 kernel void kernel_xq_combine(
         constant xqg_combine_args & a [[buffer(0)]], device const float * in [[buffer(1)]], device const float * sinks [[buffer(2)]],
@@ -33,13 +25,6 @@ kernel void kernel_xq_store(
         device const int64_t * rows [[buffer(9)]], XQG_HERE) {
     const xqg_planes p = xqg_planes_of(k_codes, v_codes, k_meta, v_meta, k_pages, v_pages);
     xqg_store(xqg_here(group, id, lane, warp), a, p, k, v, rows);
-}
-
-kernel void kernel_xq_unpack(
-        constant xqg_unpack_args & a [[buffer(0)]], XQG_PLANES, device const int32_t * table [[buffer(7)]], device uint16_t * k [[buffer(8)]],
-        device uint16_t * v [[buffer(9)]], threadgroup uint16_t * shared XQG_THREADGROUP(0), XQG_HERE) {
-    const xqg_planes p = xqg_planes_of(k_codes, v_codes, k_meta, v_meta, k_pages, v_pages);
-    xqg_unpack_tiles(xqg_here(group, id, lane, warp), a, p, table, k, v, shared);
 }
 
 // One strip, for self-tests.

@@ -7,13 +7,31 @@
 // GGML_METAL_EMBED_LIBRARY and without: upstream's own library, embedded or default.metallib, stays as it is, and works
 // where ours is refused.
 extern const char xq_metal_attend[];
+extern const char xq_metal_batch[];
 extern const char xq_metal_seal[];
 
 namespace {
 
 const char * const NAMES[XQ_METAL_KERNELS] = {
     "kernel_xq_attend_1", "kernel_xq_attend_2", "kernel_xq_attend_4", "kernel_xq_attend_8", "kernel_xq_combine", "kernel_xq_store", "kernel_xq_seal",
+    "kernel_xq_attend_batch_64", "kernel_xq_attend_batch_128", "kernel_xq_attend_batch_256",
 };
+
+// Threads that the compiled kernel may have, 0 if it does not compile.
+int compiled(xq_metal_kernels & kernels, int i, ggml_metal_library_t library) {
+    kernels.of[i] = ggml_metal_library_compile_pipeline(library, NAMES[i], NAMES[i], nullptr);
+    return kernels.of[i].pipeline ? ggml_metal_pipeline_max_theads_per_threadgroup(kernels.of[i]) : 0;
+}
+
+// Outputs in registers cost threads: a device may lack enough of them for these kernels alone.
+bool has_batch(ggml_metal_device_t device, xq_metal_kernels & kernels) {
+    const ggml_metal_library_t library = ggml_metal_library_init_from_source(device, xq_metal_batch, true);
+    bool all = library && kernels.limit >= XQG_BATCH_MEMORY_METAL;
+    for (int i = XQ_METAL_BATCH_64; i < XQ_METAL_KERNELS && all; ++i) {
+        all = compiled(kernels, i, library) >= XQ_METAL_THREADS;
+    }
+    return all;
+}
 
 std::string why_not(ggml_metal_device_t device, xq_metal_kernels & kernels) {
     const ggml_metal_device_props & props = *ggml_metal_device_get_props(device);
@@ -27,18 +45,17 @@ std::string why_not(ggml_metal_device_t device, xq_metal_kernels & kernels) {
     if (!attend || !seal) {
         return "kernels that the system's Metal compiler takes; its message is in the log";
     }
-    for (int i = 0; i < XQ_METAL_KERNELS; ++i) {
-        const ggml_metal_library_t library = i == XQ_METAL_SEAL ? seal : attend;
-        kernels.of[i] = ggml_metal_library_compile_pipeline(library, NAMES[i], NAMES[i], nullptr);
+    for (int i = 0; i < XQ_METAL_BATCH_64; ++i) {
+        const int threads = compiled(kernels, i, i == XQ_METAL_SEAL ? seal : attend);
         if (!kernels.of[i].pipeline) {
             return i == XQ_METAL_SEAL ? "Metal 3.2 (macOS 15, iOS 18) or newer, for arithmetic without fast math"
                                       : std::string("the kernel ") + NAMES[i] + ", which the system's Metal compiler refused; its message is in the log";
         }
-        const int threads = ggml_metal_pipeline_max_theads_per_threadgroup(kernels.of[i]);
         if (threads < XQ_METAL_THREADS) {
             return "threadgroups of " + std::to_string(XQ_METAL_THREADS) + " threads; got at most " + std::to_string(threads) + " for " + NAMES[i];
         }
     }
+    kernels.batch = has_batch(device, kernels);
     return "";
 }
 

@@ -9,6 +9,7 @@
 enum xq_metal_kernel {
     XQ_METAL_ATTEND_1, XQ_METAL_ATTEND_2, XQ_METAL_ATTEND_4, XQ_METAL_ATTEND_8, // by query rows of a threadgroup
     XQ_METAL_COMBINE, XQ_METAL_STORE, XQ_METAL_SEAL,
+    XQ_METAL_BATCH_64, XQ_METAL_BATCH_128, XQ_METAL_BATCH_256,                  // by head dim of values
     XQ_METAL_KERNELS,
 };
 
@@ -16,6 +17,7 @@ struct xq_metal_kernels {
     ggml_metal_pipeline_with_params of[XQ_METAL_KERNELS];
     size_t limit;       // bytes of threadgroup memory
     std::string refusal; // what the device lacks, or ""
+    bool batch = false;  // it has the kernels for many query rows; without them, the others do
 };
 
 // Compiles them when they are first asked for; any thread may ask.

@@ -68,13 +68,27 @@ struct work {
 
 // ---- attention ----
 
-void attend_part(const work & w, const xqg_attend_args & a, const planes & p, ggml_metal_buffer_id q, ggml_metal_buffer_id mask,
-                 ggml_metal_buffer_id table, ggml_metal_buffer_id out) {
-    const int all = a.n_tokens/a.n_stream*(a.n_head/a.layer.n_head_kv), rows = xq_metal_rows(a.layer, all, w.kernels.limit);
-    const xq_metal_kernel kernel = rows == 1 ? XQ_METAL_ATTEND_1 : rows == 2 ? XQ_METAL_ATTEND_2 : rows == 4 ? XQ_METAL_ATTEND_4 : XQ_METAL_ATTEND_8;
-    w.begin(kernel, a).on(p).on(q).on(mask).on(table).on(out).over(
-        xqg_attend_grid(a.n_parts, a.layer.n_head_kv, a.n_stream, all, rows, xq_metal_attend_bytes(a.layer, rows)));
+// The body that a micro-batch gets, and its grid.
+struct body { xq_metal_kernel kernel; xq_grid grid; };
+
+body body_of(const xqg_attend_args & a, bool batch, size_t limit) {
+    const int all = a.n_tokens/a.n_stream*(a.n_head/a.layer.n_head_kv), dk = a.layer.dk, dv = a.layer.dv;
+    if (batch) {
+        return {dv <= 64 ? XQ_METAL_BATCH_64 : dv <= 128 ? XQ_METAL_BATCH_128 : XQ_METAL_BATCH_256,
+                xqg_batch_grid(a.n_parts, a.layer.n_head_kv, a.n_stream, all, dk, dv, XQG_BATCH_MEMORY_METAL)};
+    }
+    const int rows = xq_metal_rows(a.layer, all, limit);
+    return {rows == 1 ? XQ_METAL_ATTEND_1 : rows == 2 ? XQ_METAL_ATTEND_2 : rows == 4 ? XQ_METAL_ATTEND_4 : XQ_METAL_ATTEND_8,
+            xqg_attend_grid(a.n_parts, a.layer.n_head_kv, a.n_stream, all, rows, xq_metal_attend_bytes(a.layer, rows))};
 }
+
+void attend_part(const work & w, const xqg_attend_args & a, bool batch, const planes & p, ggml_metal_buffer_id q, ggml_metal_buffer_id mask,
+                 ggml_metal_buffer_id table, ggml_metal_buffer_id out) {
+    const body chosen = body_of(a, batch, w.kernels.limit);
+    w.begin(chosen.kernel, a).on(p).on(q).on(mask).on(table).on(out).over(chosen.grid);
+}
+
+int batch_limit(const xq_metal_kernels & kernels) { return kernels.batch ? XQG_BATCH_MEMORY_METAL : 0; }
 
 void combine_parts(const work & w, const xqg_combine_args & a, ggml_metal_buffer_id parts, const ggml_tensor * sinks, ggml_metal_buffer_id out) {
     // every parameter wants a buffer, also one that is not read
@@ -90,11 +104,12 @@ int parts_at_most(const xqg_attend_args & a) {
 
 void attend(const work & w, const ggml_tensor * dst, const xq_node & n) {
     const auto & src = dst->src;
-    const xqg_attend_args whole = xqg_attend_args_of(dst, n);
+    const xqg_attention attention = xqg_attention_of(dst, n, batch_limit(w.kernels));
+    const xqg_attend_args & whole = attention.a;
     const planes p = planes_of(*n.layer, src[XQ_A_K_PAGES], src[XQ_A_V_PAGES], src[XQ_A_K_CODES], src[XQ_A_V_CODES], src[XQ_A_META]);
     const ggml_metal_buffer_id q = buffer_of(src[XQ_A_Q]), mask = buffer_of(src[XQ_A_MASK]), table = buffer_of(src[XQ_A_TABLE]), out = buffer_of(dst);
     if (dst->ne[3] > 1) {
-        return attend_part(w, whole, p, q, mask, table, out);
+        return attend_part(w, whole, attention.batch, p, q, mask, table, out);
     }
     const ggml_metal_buffer_id scratch = behind(out, ggml_nbytes(dst));
     const int slice = xqg_slice(whole.n_tokens, whole.n_parts, whole.n_head, whole.layer.dv);
@@ -111,7 +126,7 @@ void attend(const work & w, const ggml_tensor * dst, const xq_node & n) {
             if (a.first_token > 0) {
                 w.barrier(); // the last slice's partial results are read until then
             }
-            attend_part(w, a, p, behind(q, sizeof(float)*a.first_token*a.q_token),
+            attend_part(w, a, attention.batch, p, behind(q, sizeof(float)*a.first_token*a.q_token),
                         behind(mask, sizeof(uint16_t)*(s*a.mask_stream + first*a.mask_token)), table, scratch);
             w.barrier(); // combining reads them
             combine_parts(w, {a.layer.dv, a.layer.v.rot, a.n_head, a.n_tokens, a.n_parts, src[XQ_A_SINKS] != nullptr}, scratch, src[XQ_A_SINKS],
@@ -175,7 +190,7 @@ size_t xq_metal_scratch(const ggml_tensor * node) {
     if (!xq_node_read(node, n) || n.kind != XQ_NODE_ATTEND || node->ne[3] > 1) {
         return 0;
     }
-    const xqg_attend_args a = xqg_attend_args_of(node, n);
+    const xqg_attend_args a = xqg_attention_of(node, n, 0).a; // of the body with more parts
     const size_t token = sizeof(float)*parts_at_most(a)*a.n_head*(a.layer.dv + 2), all = token*a.n_tokens;
     return all < XQG_MOST_PARTS ? all : token < XQG_MOST_PARTS ? XQG_MOST_PARTS : token;
 }
