@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from kernels import lib, test_rotate, test_seal_layer
 from kernels import test_attend as attend
 from kernels import test_attend_ranked as ranked_attend
 from kernels import test_ranked as ranked
-from kernels import test_rotate, test_seal_layer
 from kernels import test_seal as seal
 from kernels import test_unbiased as unbiased
 from kernels.case import Shape
 from oracle.side import FIT_LS, META_F16, META_Q8
 
+from . import test_batch as batch
 from . import test_edges as edges
 from . import test_pages as pages
 from . import test_threads as threads
 
 Check = Callable[[str], None]
 ROTATED = {"v_unbiased": True, "v_rotate": True}
+MANY = {"tokens": 24, "group": 3, "streams": 2, "max_bias": 8.0, "follow": True, "holes": True}
 
 
 def attention() -> list[Check]:
@@ -47,6 +49,24 @@ def attention() -> list[Check]:
         partial(edges.test_channels_too_large_for_integers, k_ranked=0.0, seed=0),
         partial(attend.test_hard_data, m=META_Q8, tokens=1, data="huge"),
     ]
+
+
+def batched(check: Check, impl: str) -> None:
+    """A check of attention on the batch body."""
+    with batch.batch(impl, lib.others[impl]) as name:
+        check(name)
+
+
+def attention_of_many() -> list[Check]:
+    """Of the batch body; the shapes of the other one have every form of codes."""
+    own = [
+        *(partial(batch.test_many_rows, d=d) for d in (72, 256)),
+        partial(batch.test_logits_that_grow, softcap=0.0),
+        partial(attend.test_random_shapes, shape=Shape(**MANY, softcap=5.0)),
+    ]
+    shared = (attend.test_hard_data, attend.test_parts_and_threads_change_no_bit)
+    others = [check for check in attention() if check.func not in (*shared, threads.test_spans)]  # type: ignore[attr-defined]
+    return [partial(batched, check) for check in own + others]
 
 
 def packing() -> list[Check]:

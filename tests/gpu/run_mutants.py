@@ -15,15 +15,18 @@ import time
 
 from kernels import lib
 
-from .checks import Check, attention, packing
+from .checks import Check, attention, attention_of_many, batched, packing
 from .mutants import Mutant, mutants
 
 SEEDS = (1, 2, 3)
 PATIENCE = 60
+BATCH = ("attend_batch", "batch", "matrix")
 PACKING = ("seal", "words", "unpack", "store", "rotate", "strip")
 
 
 def label(check: Check) -> str:
+    if check.func is batched:  # type: ignore[attr-defined]
+        return f"{label(check.args[0])} (batch)"  # type: ignore[attr-defined]
     return f"{check.func.__module__.split('.')[-1]}.{check.func.__name__}"  # type: ignore[attr-defined]
 
 
@@ -59,8 +62,8 @@ def fate(mutant: Mutant, checks: list[Check]) -> str:
 def main() -> int:
     impl, library = sys.argv[1:]
     lib.others[impl] = ctypes.CDLL(library)
-    first, second = attention(), packing()
-    failed = first_failure(impl, first + second)
+    one, many, pack = attention(), attention_of_many(), packing()
+    failed = first_failure(impl, one + many + pack)
     if failed:
         print(f"without any mutant {failed} fails")
         return 1
@@ -68,8 +71,11 @@ def main() -> int:
     chosen = [mutant for mutant in mutants() if mutant.impl == impl]
     for mutant in chosen:
         start = time.monotonic()
-        near = mutant.file.startswith(PACKING)
-        seen = fate(mutant, second + first if near else first + second)
+        if mutant.file.startswith(PACKING):
+            order = pack + one + many
+        else:
+            order = many + one + pack if mutant.file.startswith(BATCH) else one + many + pack
+        seen = fate(mutant, order)
         unseen += not seen
         took = time.monotonic() - start
         print(f"{mutant.name:50} {seen or 'NOT SEEN':45} {took:5.1f} s", flush=True)

@@ -53,7 +53,8 @@ def test_negative_scales(impl: str, bits: int) -> None:
 def test_hidden_cells_may_hold_anything(impl: str) -> None:
     """Cells of a page that were never written, or freed: not even a NaN counts."""
     case = Case(Shape(tokens=3, group=2, n_kv=100, layout="pages", holes=True))
-    hidden = np.pad(np.isneginf(case.mask).all(axis=1)[0], (0, -case.shape.n_kv % TILE))
+    hidden = np.isneginf(case.mask).all(axis=1)[0]
+    hidden = np.pad(hidden, (0, -case.shape.n_kv % TILE), constant_values=True)
     for cell in np.flatnonzero(hidden):
         row = int(case.table.page[0, cell // TILE]) * TILE + cell % TILE
         case.store.k_pages[0, row] = case.store.v_pages[0, row] = np.nan

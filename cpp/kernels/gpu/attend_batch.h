@@ -50,10 +50,9 @@ XQ_BODY xqg_cells xqg_cells_seen(XQ_CONST const xqg_attend_args & a, XQ_GLOBAL c
     return seen;
 }
 
-// The tile's keys, channels of the last 16 filled up with zeros. Cells of a page that nobody sees may hold anything, and
-// 0 times that need not be 0: they become zeros.
-XQ_BODY void xqg_batch_keys(xqg_place at, XQ_CONST const xqg_layer & L, xqg_planes p, xqg_block b, int tile, int page, uint32_t cells,
-                            bool codes, XQ_SHARED uint16_t * out, XQ_SHARED uint16_t * notes) {
+// The tile's keys, channels of the last 16 filled up with zeros.
+XQ_BODY void xqg_batch_keys(xqg_place at, XQ_CONST const xqg_layer & L, xqg_planes p, xqg_block b, int tile, int page, bool codes,
+                            XQ_SHARED uint16_t * out, XQ_SHARED uint16_t * notes) {
     if (codes) {
         xqg_to_key_columns keys;
         keys.out = out;
@@ -62,7 +61,7 @@ XQ_BODY void xqg_batch_keys(xqg_place at, XQ_CONST const xqg_layer & L, xqg_plan
         XQ_GLOBAL const uint16_t * k = xqg_k_page(L, p, b.page_stream, page, b.head_kv);
         for (int i = at.id; i < XQ_TILE*L.dk; i += XQG_THREADS) {
             const int c = i / L.dk, d = i % L.dk;
-            out[d*XQG_BATCH_KEYS + c] = cells >> c & 1 ? k[c*L.k_row + d] : (uint16_t) 0;
+            out[d*XQG_BATCH_KEYS + c] = k[c*L.k_row + d];
         }
     }
     for (int i = L.dk*XQ_TILE + at.id; i < xqg_up16(L.dk)*XQ_TILE; i += XQG_THREADS) {
@@ -70,7 +69,8 @@ XQ_BODY void xqg_batch_keys(xqg_place at, XQ_CONST const xqg_layer & L, xqg_plan
     }
 }
 
-// The tile's values. Channels behind the last one stay what they are: they reach only outputs that nobody reads.
+// The tile's values. Cells of a page that nobody sees may hold anything, and 0 times that need not be 0: they become zeros.
+// Channels behind the last one stay what they are: they reach only outputs that nobody reads.
 XQ_BODY void xqg_batch_values(xqg_place at, XQ_CONST const xqg_layer & L, xqg_planes p, xqg_block b, int tile, int page, uint32_t cells,
                               bool codes, XQ_SHARED uint16_t * out, int ld, XQ_SHARED uint16_t * notes) {
     for (int g = 0; g < L.v.strips && codes; ++g) {
@@ -115,10 +115,10 @@ XQ_BODY void xqg_scale_outputs(XQ_LOCAL xqg_outputs<VT> & o, int used, float fac
             xqg_matrix_load(o.of[t], stage, XQG_BATCH_STAGE);
         }
     }
-    xqg_warp_sync();
 }
 
-// Logits on the stage to f16 weights in their place, after the outputs are on the same reference. A warp calls.
+// Logits on the stage to f16 weights in their place, after the outputs are on the same reference. A warp calls, and a
+// barrier follows.
 template <int VT>
 XQ_BODY void xqg_batch_weights(XQ_CONST const xqg_attend_args & a, XQ_GLOBAL const uint16_t * mask, xqg_block b, int tile, int form,
                                XQ_LOCAL xqg_batch_row & row, XQ_LOCAL xqg_outputs<VT> & o, int used, XQ_SHARED float * stage, int lane) {
@@ -150,7 +150,6 @@ XQ_BODY void xqg_batch_weights(XQ_CONST const xqg_attend_args & a, XQ_GLOBAL con
         w[i] = weight;
         row.sum += xqg_half(weight);
     }
-    xqg_warp_sync();
 }
 
 // Grid: x = part (of a.span chunks), y = KV head, z = stream and rows. Output as of xqg_attend; the largest logit is the
@@ -207,7 +206,7 @@ XQ_BODY void xqg_attend_batch(xqg_place at, XQ_CONST const xqg_attend_args & a, 
             if (all == 0) {
                 continue; // nobody in the block reads the tile so: those in the future of all queries are never read
             }
-            xqg_batch_keys(at, a.layer, p, b, tile, entry[0], all, codes, kv, notes);
+            xqg_batch_keys(at, a.layer, p, b, tile, entry[0], codes, kv, notes);
             xqg_barrier();
             if (reads) {
                 xqg_matrix logits[2];

@@ -1,11 +1,11 @@
-// Products of 16 x 16 matrices where a device has no units for them: lane 2r + h holds half a row of a result.
-// No lane waits for another here: on the emulator, a sync that the body forgot shows.
+// Products of 16 x 16 matrices where a device has no units for them: a lane holds half a row of a result, in another order
+// than the body has its rows, and no lane waits for another. So on the emulator a sync that the body forgot shows.
 #pragma once
 
-struct xqg_matrix { float x[8]; };       // row lane/2, columns from 8*(lane & 1)
-struct xqg_half_matrix { float x[16]; }; // row lane/2
+struct xqg_matrix { float x[8]; };       // row lane % 16, columns from 8*(lane/16)
+struct xqg_half_matrix { float x[16]; }; // row lane % 16
 
-XQ_BODY int xqg_matrix_at(int ld, int lane) { return (lane >> 1)*ld + 8*(lane & 1); }
+XQ_BODY int xqg_matrix_at(int ld, int lane) { return lane % 16*ld + lane/16*8; }
 
 XQ_BODY void xqg_matrix_clear(XQ_LOCAL xqg_matrix & m) {
     for (int i = 0; i < 8; ++i) {
@@ -24,13 +24,13 @@ XQ_BODY void xqg_matrix_store(XQ_LOCAL const xqg_matrix & m, XQ_SHARED float * t
 }
 XQ_BODY void xqg_matrix_rows(XQ_LOCAL xqg_half_matrix & m, XQ_SHARED const uint16_t * from, int ld) {
     for (int i = 0; i < 16; ++i) {
-        m.x[i] = xqg_half(from[(xqg_lane() >> 1)*ld + i]);
+        m.x[i] = xqg_half(from[xqg_lane() % 16*ld + i]);
     }
 }
 XQ_BODY void xqg_matrix_add(XQ_LOCAL xqg_matrix & sum, XQ_LOCAL const xqg_half_matrix & rows, XQ_SHARED const uint16_t * columns, int ld) {
     for (int k = 0; k < 16; ++k) {
         for (int i = 0; i < 8; ++i) {
-            sum.x[i] = xqg_fma(rows.x[k], xqg_half(columns[k*ld + 8*(xqg_lane() & 1) + i]), sum.x[i]);
+            sum.x[i] = xqg_fma(rows.x[k], xqg_half(columns[k*ld + xqg_lane()/16*8 + i]), sum.x[i]);
         }
     }
 }
