@@ -17,9 +17,9 @@ MODULES = (
 )
 
 
-def kernel_tests(module: str) -> dict[str, object]:
+def kernel_tests(module: str, package: str = "kernels") -> dict[str, object]:
     """Tests that take an implementation, under names that tell the modules apart."""
-    found = vars(importlib.import_module(f"kernels.test_{module}"))
+    found = vars(importlib.import_module(f"{package}.test_{module}"))
     return {
         f"test_{module}_{name[5:]}": test
         for name, test in found.items()

@@ -157,6 +157,8 @@ class Expressions(Cursor):
         left, right = self.to(a, type), self.to(b, type)
         if sign in ("==", "!=", "<", ">", "<=", ">="):
             return Value(f"({left} {sign} {right})", BOOL)
+        if type == FLOAT and self.exact and sign == "+" and right == "0.0f":
+            return Value(f"xq_plus_zero({left})", FLOAT)
         if type == FLOAT and self.exact and sign in EXACT:
             return Value(f"{EXACT[sign]}({left}, {right})", FLOAT)
         return Value(folded(f"({left} {sign} {right})"), type)
@@ -204,7 +206,7 @@ class Expressions(Cursor):
             type = self.type()
             self.expect(")")
             value = self.unary()
-            if type.pointer:
+            if type.pointer or type.name == "void":
                 return Value(value.text, type)
             return Value(self.to(value, type), type)
         if sign not in ("-", "!", "~", "++", "--", "*"):

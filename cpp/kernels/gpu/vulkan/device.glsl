@@ -86,6 +86,11 @@ int   xqg_popcount(uint x)   { return bitCount(x); }
 float xq_add(float a, float b) { precise float r = a + b; return r; }
 float xq_sub(float a, float b) { precise float r = a - b; return r; }
 float xq_mul(float a, float b) { precise float r = a * b; return r; }
+// x + 0, which makes 0 of -0, and which a driver may take for x: lavapipe's does.
+float xq_plus_zero(float x) {
+    const uint bits = floatBitsToUint(x);
+    return uintBitsToFloat(bits == 0x80000000u ? 0u : bits);
+}
 
 // The upper half of a number's bits.
 float xq_upper(float x) {
