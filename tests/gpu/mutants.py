@@ -42,9 +42,9 @@ class Mutant:
         return source[:at] + new + source[at + len(self.text) :]
 
 
-def mutants() -> list[Mutant]:
+def mutants(name: str = "mutants.txt") -> list[Mutant]:
     found = []
-    text = (HERE / "mutants.txt").read_text(encoding="utf-8")
+    text = (HERE / name).read_text(encoding="utf-8")
     for number, paragraph in enumerate(text.strip().split("\n\n")[1:], 1):
         name, place, *change = paragraph.splitlines()
         file, *more = place.split()

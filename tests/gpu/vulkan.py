@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,19 +27,20 @@ HOST = HERE / "vulkan_host"
 SINGLE = [Shader(f"{do}_one", f"{do}_one", layered=False, exact=True) for do in ("seal", "unpack")]
 """Shaders of single strips, which only tests ask for."""
 USED = [*SHADERS, *SINGLE]
+PATIENCE = 300
+"""Seconds for a dispatch, which may have to compile its shader first."""
 
 CONSTANT = re.compile(r"layout\(constant_id = (\d+)\) +const (int|float) +(\w+) = [^;]+;")
 WHERE = """
 layout(constant_id = 1) const uint XQ_LOW = 0u;
 layout(constant_id = 2) const uint XQ_HIGH = 0u;
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer xq_host { int at[64]; };
+#define XQ_HOST xq_host(uint64_t(XQ_HIGH) << 32 | uint64_t(XQ_LOW))
+#define xq_mutant XQ_HOST.at[61]
+#define XQ_USED XQ_HOST.at[62]
+#define XQ_OVERRUN XQ_HOST.at[63]
 """
-SHARED = {"XQ_USED": 62, "XQ_OVERRUN": 63}
-"""What shared.glsl and the host tell each other, behind the constants."""
-
-
-def loaded(name: str, number: int, type: str = "int") -> str:
-    at = f"(uint64_t(XQ_HIGH) << 32 | uint64_t(XQ_LOW)) + uint64_t({4 * number})"
-    return f"#define {name} xq_{type}_at({at}).v"
+"""Places as in vulkan_host/device.h."""
 
 
 def in_memory(source: str) -> str:
@@ -46,15 +48,17 @@ def in_memory(source: str) -> str:
 
     def load(match: re.Match[str]) -> str:
         number, type, name = match.groups()
-        return match.group() if number == "0" else loaded(name, int(number), type)
+        if number == "0":
+            return match.group()
+        loaded = f"XQ_HOST.at[{number}]"
+        return f"#define {name} {loaded if type == 'int' else f'intBitsToFloat({loaded})'}"
 
     main = "void main()"
     assert source.count(main) == 1
     source = CONSTANT.sub(load, source).replace(main, "void xq_main()")
-    more = [loaded(name, number) for name, number in SHARED.items()]
     around = (HOST / "shared.glsl").read_text("utf-8")
     head, body = source.split("\n\n", 1)
-    return "\n".join([head, WHERE, body, *more, around])
+    return "\n".join([head, WHERE, body, around])
 
 
 def tree(out: Path) -> Path:
@@ -75,8 +79,11 @@ def compile_shaders(cpp: Path, out: Path, glslc: str) -> None:
     (out / "shared_words.h").write_text(words, encoding="utf-8")
 
 
-def vulkan(out: Path) -> Path:
-    """The library; the test is skipped where there is nothing to build it with."""
+def vulkan(out: Path, change: Callable[[Path], None] | None = None) -> Path:
+    """The library; the test is skipped where there is nothing to build it with.
+
+    ``change`` gets a copy of cpp/kernels/gpu/vulkan to put defects into.
+    """
     glslc = shutil.which("glslc")
     if not glslc:
         pytest.skip("no glslc, to compile the shaders with")
@@ -85,7 +92,10 @@ def vulkan(out: Path) -> Path:
     command = [compiler(), str(empty), "-lvulkan", "-o", str(out / "empty")]
     if subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("no headers or loader of Vulkan (Debian: libvulkan-dev)")
-    compile_shaders(tree(out), out, glslc)
+    cpp = tree(out)
+    if change:
+        change(cpp / GPU / "vulkan")
+    compile_shaders(cpp, out, glslc)
     return linked(out)
 
 
@@ -103,6 +113,7 @@ def started(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     for function in (library.xq_vulkan_start, library.xq_vulkan_device):
         function.restype = ctypes.c_char_p
+    library.xq_vulkan_patience(PATIENCE)
     error = library.xq_vulkan_start().decode()
     if error.startswith("no Vulkan device"):
         pytest.skip(error)

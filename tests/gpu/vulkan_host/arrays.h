@@ -9,6 +9,8 @@
 #include <cstring>
 #include <vector>
 
+inline uint32_t xq_mutant; // a number of vulkan_defects.txt
+
 class xq_arrays {
   public:
     explicit xq_arrays(std::string & error) : error_(error), base_(xq_child_start(error)) {
@@ -27,6 +29,7 @@ class xq_arrays {
             return;
         }
         constants.resize(XQ_CONSTANTS, 0);
+        constants[XQ_MUTANT] = xq_mutant;
         constants[XQ_USED] = (uint32_t) ((grid.shared + 3)/4);
         uint8_t * m = xq_child_memory();
         std::memcpy(m, constants.data(), sizeof(uint32_t)*XQ_CONSTANTS);

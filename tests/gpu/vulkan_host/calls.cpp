@@ -82,13 +82,18 @@ void set_seed(uint32_t) {} // the device has an order of its own
 
 } // namespace xq_emulator
 
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
 // "" once there is a device, else why not; xq_vulkan_device says which one.
-extern "C" __attribute__((visibility("default"))) const char * xq_vulkan_start(void) {
+EXPORTED const char * xq_vulkan_start(void) {
     error.clear();
     xq_child_start(error);
     return error.c_str();
 }
-extern "C" __attribute__((visibility("default"))) const char * xq_vulkan_device(void) { return xq_child_device(); }
+EXPORTED const char * xq_vulkan_device(void) { return xq_child_device(); }
+EXPORTED int xq_vulkan_process(void) { return xq_child_process(); }
+EXPORTED void xq_vulkan_patience(int seconds) { xq_child_patience(seconds); }
+EXPORTED void xq_set_mutant(int i) { xq_mutant = (uint32_t) i; }
 
 void xq_call_attend(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table, float * out) {
     struct {

@@ -11,8 +11,6 @@
 
 namespace {
 
-constexpr int PATIENCE = 300*1000; // ms, for a dispatch with the compilation of its shader
-
 struct reply {
     uint64_t address;
     char text[256]; // an error or, of the first reply with an address, the device's name
@@ -24,6 +22,7 @@ struct {
     uint8_t * memory = nullptr;
     uint64_t address = 0;
     std::string device;
+    int patience = 0; // s
 } child;
 
 reply answer(uint64_t address, const char * text) {
@@ -62,8 +61,8 @@ void forget() {
 // What the child says; false if it says nothing, and then there is none any more.
 bool receive(reply & r, std::string & error) {
     pollfd p = {child.socket, POLLIN, 0};
-    if (poll(&p, 1, PATIENCE) == 0) {
-        error = "the device did not come back in " + std::to_string(PATIENCE/1000) + " s";
+    if (poll(&p, 1, 1000*child.patience) == 0) {
+        error = "the device did not come back in " + std::to_string(child.patience) + " s";
         forget();
         return false;
     }
@@ -82,6 +81,8 @@ bool receive(reply & r, std::string & error) {
 
 uint8_t * xq_child_memory() { return child.memory; }
 const char * xq_child_device() { return child.device.c_str(); }
+void xq_child_patience(int seconds) { child.patience = seconds; }
+int xq_child_process() { return child.pid; }
 
 uint64_t xq_child_start(std::string & error) {
     if (child.pid) {
@@ -122,10 +123,9 @@ uint64_t xq_child_start(std::string & error) {
 
 bool xq_child_run(const xq_dispatch & d, std::string & error) {
     reply r;
-    if (send(child.socket, &d, sizeof(d), MSG_NOSIGNAL) != sizeof(d) || !receive(r, error)) {
-        error = error.empty() ? "the device's process is gone" : error;
-        return false;
+    send(child.socket, &d, sizeof(d), MSG_NOSIGNAL); // where nobody listens, nobody answers
+    if (receive(r, error)) {
+        error = r.text;
     }
-    error = r.text;
     return error.empty();
 }

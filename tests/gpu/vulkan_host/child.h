@@ -14,6 +14,8 @@ uint8_t * xq_child_memory();
 // Starts the process if there is none: the device's address of the memory, or 0.
 uint64_t xq_child_start(std::string & error);
 const char * xq_child_device(); // its name
+int xq_child_process();
+void xq_child_patience(int seconds); // for an answer
 
 // Runs a dispatch; false, with the reason, if the device could not.
 bool xq_child_run(const xq_dispatch & d, std::string & error);

@@ -14,8 +14,8 @@ struct xq_dispatch {
 
 // Constants of a layer stand at the start of the buffer, in the order of their numbers, and not in the pipelines: a software
 // device takes up to minutes to compile one, and every test has a layer of its own. Behind them, for shared.glsl: words of shared
-// memory that are the shader's; whether it has touched others.
-constexpr size_t XQ_CONSTANTS = 64, XQ_USED = 62, XQ_OVERRUN = 63;
+// memory that are the shader's; whether it has touched others. And the deliberate defect that is on.
+constexpr size_t XQ_CONSTANTS = 64, XQ_MUTANT = 61, XQ_USED = 62, XQ_OVERRUN = 63;
 
 // Takes the first device that has what the kernels ask for; null, or what went wrong, of which XQ_NO_DEVICE is no fault.
 #define XQ_NO_DEVICE "no Vulkan device with buffer addresses, 64-bit integers, 8-bit and 16-bit storage and 32 KiB of shared memory"
