@@ -49,6 +49,7 @@ def translated(tmp_path: Path, body: str, exact: bool = False) -> str:
             "inout float x",
         ),
         ("template <int N> int g() { return 2*N; } int f() { return g<3>(); }", "return 6;"),
+        ("int g() { return 1; } void f() { (void) g(); }", "    g();"),
     ],
 )
 def test_what_c_means(tmp_path: Path, body: str, glsl: str) -> None:
@@ -56,9 +57,10 @@ def test_what_c_means(tmp_path: Path, body: str, glsl: str) -> None:
 
 
 def test_exact_code_is_never_fused(tmp_path: Path) -> None:
-    body = "float f(float a, float b) { a += b; return a*b - 1/a; }"
+    body = "float f(float a, float b) { a += b; b = b + 0.0f; return a*b - 1/a; }"
     text = translated(tmp_path, body, exact=True)
     assert "a = xq_add(a, b);" in text
+    assert "b = xq_plus_zero(b);" in text
     assert "xq_sub(xq_mul(a, b), xq_div(1.0, a))" in text
 
 

@@ -1,9 +1,9 @@
 """The Vulkan shaders as an implementation for the kernel tests: a small host for them.
 
-The shaders are the production text but for one thing. What is constant for a layer is a
+The shaders are the production text but for two things. What is constant for a layer is a
 specialization constant there, so that every layer is compiled for itself, which takes a
-software device a minute; here it is read from the device's memory, and each shader is
-compiled once.
+software device up to minutes; here it is read from the device's memory, and each shader is
+compiled once. And a main around theirs looks after shared memory (shared.glsl).
 """
 
 from __future__ import annotations

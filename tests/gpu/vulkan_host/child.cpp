@@ -51,29 +51,32 @@ bool read_all(int from, void * to, size_t bytes) {
     _exit(0);
 }
 
-void forget() {
+// Its exit status, if need be by making it end.
+int end() {
+    int status = 0;
     kill(child.pid, SIGKILL);
-    waitpid(child.pid, nullptr, 0);
+    waitpid(child.pid, &status, 0);
     close(child.socket);
     child.pid = 0;
+    return status;
 }
 
 // What the child says; false if it says nothing, and then there is none any more.
 bool receive(reply & r, std::string & error) {
     pollfd p = {child.socket, POLLIN, 0};
     if (poll(&p, 1, 1000*child.patience) == 0) {
+        end();
         error = "the device did not come back in " + std::to_string(child.patience) + " s";
-        forget();
         return false;
     }
     if (read_all(child.socket, &r, sizeof(r))) {
         return true;
     }
-    int status = 0;
-    waitpid(child.pid, &status, 0);
-    error = "the driver ended its process" + (WIFSIGNALED(status) ? std::string(": ") + strsignal(WTERMSIG(status)) : std::string());
-    close(child.socket);
-    child.pid = 0;
+    const int status = end();
+    error = "the driver ended its process";
+    if (WIFSIGNALED(status)) {
+        error += std::string(": ") + strsignal(WTERMSIG(status));
+    }
     return false;
 }
 
@@ -114,7 +117,7 @@ uint64_t xq_child_start(std::string & error) {
     }
     if (r.address == 0) {
         error = r.text;
-        forget();
+        end();
     } else {
         child.device = r.text;
     }

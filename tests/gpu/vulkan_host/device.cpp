@@ -114,11 +114,10 @@ bool choose() {
     info.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO;
     info.pApplicationInfo = &app;
     VkInstance instance;
-    if (vkCreateInstance(&info, nullptr, &instance) != VK_SUCCESS) {
-        return false; // the loader has no driver
+    uint32_t n = 0; // where a driver finds no device of its own, these calls fail
+    if (vkCreateInstance(&info, nullptr, &instance) != VK_SUCCESS || vkEnumeratePhysicalDevices(instance, &n, nullptr) != VK_SUCCESS) {
+        return false;
     }
-    uint32_t n = 0;
-    TRY(vkEnumeratePhysicalDevices(instance, &n, nullptr));
     std::vector<VkPhysicalDevice> all(n);
     TRY(vkEnumeratePhysicalDevices(instance, &n, all.data()));
     const auto found = std::find_if(all.begin(), all.end(), suits);
