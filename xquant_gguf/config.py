@@ -207,10 +207,10 @@ _XQUANT = _PAPER.replace(v_bits=1, v_share_from=0.5)
 PRESETS: Mapping[str, XQuantConfig | StockKV] = MappingProxyType(
     {
         "f16": STOCK["f16"],
-        "lossless": XQuantConfig(k_bits=4.5, v_bits=4, window=384),
+        "lossless": XQuantConfig(k_bits=4.5, v_bits=4, window=512),
         "quality": XQuantConfig(k_bits=3, v_bits=2, window=256),
         "balanced": XQuantConfig(),
-        "small": XQuantConfig(k_bits=1.5, v_layers="2/1/2/1/2*"),
+        "small": XQuantConfig(k_bits=1.5, v_layers="2/1/2/2/1/2/1/2*"),
         "tiny": XQuantConfig(k_bits=1.5, v_bits=1),
         "xquant": _XQUANT.replace(sink=4, follower="ls"),
         "xquant-paper": _XQUANT,

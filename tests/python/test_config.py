@@ -129,7 +129,7 @@ def test_presets_hold_what_the_paper_and_the_readme_say() -> None:
     "name, bits",
     [
         ("kivi2", 2), ("asymkv1.5", 1.5), ("xquant", 1 + 11 / 30), ("xquant-paper", 1 + 11 / 30),
-        ("lossless", 4.25), ("quality", 2.5), ("balanced", 2), ("small", 1.55),
+        ("lossless", 4.25), ("quality", 2.5), ("balanced", 2), ("small", 94 / 60),
         ("tiny", 1.25),
     ],
 )  # fmt: skip
