@@ -137,7 +137,7 @@ def test_all_layers_on_vulkan(vulkan: Path, smollm2: Path) -> None:
         errors="replace",
         timeout=3000,
     )
-    if "ggml_vulkan: Found" not in done.stdout:
+    if f"using device {DEVICE}" not in done.stdout and done.returncode == 0:
         pytest.skip("no Vulkan device")
     assert done.returncode == 0 and done.stdout.endswith("passed\n"), done.stdout[-4000:]
     assert "splits = 2 / 2" in done.stdout
