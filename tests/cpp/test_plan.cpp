@@ -122,7 +122,7 @@ void the_better_method() {
         CHECK(plan[i].k.eta == 0.25f && plan[i].k.eta2 == 0.0625f, i);
         CHECK(plan[i].v.meta == XQ_META_LOG8 && plan[i].v.bits == v_bits[i], i);
         CHECK(plan[i].v.rot == 16 && plan[i].v.strips == 3 && plan[i].v.lanes_last == 16, i); // a head dim of 80
-        CHECK(xq_head_meta_bytes(plan[i].k) == 12 + 16 + 32 + 64 && xq_head_meta_bytes(plan[i].v) == 2*36, i);
+        CHECK(xq_head_meta_bytes(plan[i].k) == 20 + 16 + 32 + 64 && xq_head_meta_bytes(plan[i].v) == 2*36, i);
         CHECK(xq_head_words(plan[i].k) == 32*words[i] && xq_head_words(plan[i].v) == 3*32*v_bits[i], i);
     }
     const auto pattern = plan_of("v_layers=2/1/2*", 7);

@@ -245,7 +245,7 @@ void test_metadata(const xq_cpu_kernels & k) {
             for (size_t i = 0; i < bytes.size(); ++i) {
                 bytes[i] = (uint8_t) rng.bits();
             }
-            const int halves = meta == XQ_META_F16 ? 2*rows : meta == XQ_META_Q8 ? 4 : meta == XQ_META_RANKED ? 6 : 2;
+            const int halves = meta == XQ_META_F16 ? 2*rows : meta == XQ_META_Q8 ? 4 : meta == XQ_META_RANKED ? XQ_RANKED_HEAD/2 : 2;
             for (int i = 0; i < halves; ++i) {
                 const bool log = meta == XQ_META_LOG8 || (meta == XQ_META_RANKED && i < 2);
                 const uint16_t v = log ? (uint16_t) (i == 0 ? 15000 + rng.below(1000) : rng.below(meta == XQ_META_LOG8 ? 8 : 100))

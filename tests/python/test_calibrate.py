@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -232,6 +233,11 @@ def test_a_preset_that_is_better_is_written() -> None:
     written, why = verify.best(verify.verify(plan, kl(0.5), bits_of))
     assert written.name == "tiny"
     assert "tiny is written in place of the plan" in why
+
+    rows = verify.verify(plan, kl(0.5), bits_of, allowed=2.2)
+    rows = [r if r.name != "balanced" else replace(r, kl=0.05) for r in rows]
+    assert verify.best(rows)[0].name == "tiny"  # balanced has more bits than the plan
+    assert verify.best(rows, allowed=2.2)[0].name == "balanced"
 
 
 def test_a_kl_budget_is_one_of_measured_kl() -> None:

@@ -65,8 +65,9 @@ def make_plan(
         choice = verify.choose(
             lambda asked: choose_bits(shapes, curves, floor, asked), budget, measure
         )
-        rows = verify.verify(choice.config, measure, layout.true_bits)
-    written, why = verify.best(rows)
+        allowed = budget.bits or 0.0
+        rows = verify.verify(choice.config, measure, layout.true_bits, allowed)
+    written, why = verify.best(rows, allowed)
     return {
         "format": FORMAT,
         "version": VERSION,

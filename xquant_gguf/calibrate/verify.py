@@ -52,10 +52,16 @@ def choose(choose_for: Callable[[Budget], Choice], budget: Budget, measure: Meas
 
 
 def verify(
-    plan: XQuantConfig, measure: Measure, bits_of: Callable[[XQuantConfig], float]
+    plan: XQuantConfig,
+    measure: Measure,
+    bits_of: Callable[[XQuantConfig], float],
+    allowed: float = 0.0,
 ) -> list[Row]:
-    """The plan measured beside the presets that have no more bits, and those of ``_ALWAYS``."""
-    most = bits_of(plan) + _SLACK
+    """The plan measured beside presets: those that have no more bits, and those of ``_ALWAYS``.
+
+    ``allowed``: true bits that the plan might have had; a preset may have them too.
+    """
+    most = max(bits_of(plan), allowed) + _SLACK
     presets = {name: kv for name, kv in PRESETS.items() if isinstance(kv, XQuantConfig)}
     lanes = {PLAN: plan}
     lanes |= {name: kv for name, kv in presets.items() if name in _ALWAYS or bits_of(kv) <= most}
@@ -63,10 +69,11 @@ def verify(
     return [Row(name, config, bits_of(config), kl[name]) for name, config in lanes.items()]
 
 
-def best(rows: list[Row]) -> tuple[Row, str]:
+def best(rows: list[Row], allowed: float = 0.0) -> tuple[Row, str]:
     """What to write: the plan, unless a preset with no more bits has the lower KL; and why."""
     plan = next(row for row in rows if row.name == PLAN)
-    rivals = [row for row in rows if row.true_bits <= plan.true_bits + _SLACK and row is not plan]
+    most = max(plan.true_bits, allowed) + _SLACK
+    rivals = [row for row in rows if row.true_bits <= most and row is not plan]
     if not rivals:
         return plan, "no preset has as few bits"
     rival = min(rivals, key=lambda row: row.kl)

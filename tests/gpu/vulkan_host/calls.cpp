@@ -11,7 +11,6 @@
 #include <algorithm>
 
 const char * const xq_emulated_name = "vulkan";
-const int xq_emulated_batch_memory = 0; // no batch body
 
 namespace {
 

@@ -17,7 +17,6 @@ extern const char * const xq_emulated_name;
 
 void xq_call_attend(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table, float * out);
 void xq_call_attend_batch(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table, float * out);
-extern const int xq_emulated_batch_memory;
 void xq_call_combine(const xqg_combine_args & a, const float * in, const float * sinks, float * out);
 void xq_call_store(const xqg_store_args & a, xqg_planes p, const float * k, const float * v, const int64_t * rows);
 void xq_call_seal(const xqg_layer & layer, xqg_planes p, const int32_t * table);

@@ -4,7 +4,6 @@
 #include "kernels/gpu/cuda/launch.h"
 
 const char * const xq_emulated_name = "cuda-emulated";
-const int xq_emulated_batch_memory = XQG_BATCH_MEMORY_CUDA;
 
 void xq_call_attend(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table, float * out) {
     xq_cuda_attend(a, p, q, mask, table, out, nullptr);

@@ -8,7 +8,6 @@
 #include "kernels/gpu/launch.h"
 
 const char * const xq_emulated_name = "metal-emulated";
-const int xq_emulated_batch_memory = XQG_BATCH_MEMORY_METAL;
 
 static const size_t THREADGROUP_LIMIT = 32*1024;
 
