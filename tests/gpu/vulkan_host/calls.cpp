@@ -1,9 +1,7 @@
 // The calls of emulated/api.cpp, on a Vulkan device.
-#define XQG_WARPS 1 // a block is one warp: see device_glsl.h
+#include "kernels/gpu/vulkan/arguments.h"
 
 #include "kernels/gpu/emulated/calls.h"
-
-#include "kernels/gpu/launch.h"
 
 #include "arrays.h"
 #include "shared_words.h" // generated, as the shaders are
@@ -16,15 +14,12 @@ namespace {
 
 std::string error;
 
-// As in the shaders' push constants.
-struct planes { uint64_t k_codes, v_codes, k_meta, v_meta, k_pages, v_pages; };
-
 enum { CODES = 1, META = 2, PAGES = 4 }; // what a shader writes
 
 // All that so many streams have; metadata is one plane for both sides.
-planes put(xq_arrays & m, const xqg_layer & l, xqg_planes p, int streams, int written) {
+xq_vulkan_planes put(xq_arrays & m, const xqg_layer & l, xqg_planes p, int streams, int written) {
     const auto in = [&](auto * plane, int kind, xqg_size n) { return written & kind ? m.take(plane, (size_t) (streams*n)) : m.put(plane, (size_t) (streams*n)); };
-    planes r;
+    xq_vulkan_planes r;
     r.k_codes = in(p.k_codes, CODES, l.k_code_stream);
     r.v_codes = in(p.v_codes, CODES, l.v_code_stream);
     r.k_meta  = in(p.k_meta, META, l.meta_stream);
@@ -34,40 +29,16 @@ planes put(xq_arrays & m, const xqg_layer & l, xqg_planes p, int streams, int wr
     return r;
 }
 
-uint32_t bits(float x) {
-    uint32_t u;
-    std::memcpy(&u, &x, sizeof(u));
-    return u;
-}
-
-void add(std::vector<uint32_t> & c, const xq_side & s) {
-    for (const int x : {s.bits, s.meta, s.rows, s.strips, s.lanes_last, s.fit, s.words, s.rot}) {
-        c.push_back((uint32_t) x);
-    }
-    c.push_back(bits(s.eta));
-    c.push_back(bits(s.eta2));
-}
-
-// In the order of layer.glsl, behind constant 0.
-std::vector<uint32_t> constants_of(const xqg_layer & l) {
-    std::vector<uint32_t> c = {0};
-    add(c, l.k);
-    add(c, l.v);
-    for (const xqg_size x : {(xqg_size) l.dk, (xqg_size) l.dv, (xqg_size) l.n_head_kv, (xqg_size) l.k_leads, (xqg_size) l.v_leads,
-                             l.k_code_stream, l.v_code_stream, l.meta_stream, l.page_stream, l.k_row, l.v_row}) {
-        c.push_back((uint32_t) x);
-    }
+// Constant 0 has no place in memory.
+std::vector<uint32_t> from_1(std::vector<uint32_t> c) {
+    c.insert(c.begin(), 0);
     return c;
 }
 
-// As in pipelines.cpp: a 16-bit number takes a word.
-size_t attend_bytes(const xqg_layer & l, int rows) {
-    return xqg_attend_bytes(l.k, l.v, l.dk, rows, 4) + sizeof(uint16_t)*(size_t) ((l.dk + 31) & ~31);
-}
 size_t seal_bytes(const xq_side & k) { return xqg_seal_bytes(k, sizeof(uint32_t)*XQ_RANKED_WORDS); }
 
 // Shared memory that every desktop device has, less what device.glsl takes to exchange numbers.
-constexpr size_t SHARED_LIMIT = 32*1024 - 64*sizeof(uint32_t);
+constexpr size_t SHARED_LIMIT = 32*1024 - XQ_EXCHANGED;
 
 size_t table_ints(const int32_t * table) { return (size_t) (table[2] + table[3]*XQ_SEAL_INTS); }
 
@@ -95,13 +66,7 @@ EXPORTED void xq_vulkan_patience(int seconds) { xq_child_patience(seconds); }
 EXPORTED void xq_set_mutant(int i) { xq_mutant = (uint32_t) i; }
 
 void xq_call_attend(const xqg_attend_args & a, xqg_planes p, const float * q, const uint16_t * mask, const int32_t * table, float * out) {
-    struct {
-        planes p;
-        uint64_t q, mask, table, result;
-        int32_t q_token, q_head, mask_token, mask_stream;
-        int32_t n_tokens, n_stream, n_kv, first_token, first_stream, table_tokens, span, n_parts;
-    } push;
-    static_assert(sizeof(push) == 128, "as in nodes.cpp");
+    xq_attend_push push;
     xq_arrays m(error);
     push.p = put(m, a.layer, p, table[0] + a.n_stream, 0);
     push.q     = m.put(q, (size_t) (a.n_tokens*a.q_token));
@@ -120,18 +85,11 @@ void xq_call_attend(const xqg_attend_args & a, xqg_planes p, const float * q, co
     push.table_tokens = a.table_tokens;
     push.span = a.span;
     push.n_parts = a.n_parts;
-    std::vector<uint32_t> c = constants_of(a.layer);
-    c.push_back((uint32_t) a.n_head);
-    for (const float x : {a.scale, a.softcap, a.max_bias}) {
-        c.push_back(bits(x));
-    }
+    const std::vector<uint32_t> c = from_1(xq_vulkan_attend_constants(a.layer, a.n_head, a.scale, a.softcap, a.max_bias));
     const int all = a.n_tokens/a.n_stream*(a.n_head/a.layer.n_head_kv);
-    int rows = 1;
-    while (rows < 8 && rows < all && attend_bytes(a.layer, 2*rows) <= SHARED_LIMIT) {
-        rows *= 2;
-    }
+    const int rows = xq_vulkan_rows(a.layer, all, 8, SHARED_LIMIT);
     const xq_shader shader = rows == 1 ? XQ_ATTEND_1 : rows == 2 ? XQ_ATTEND_2 : rows == 4 ? XQ_ATTEND_4 : XQ_ATTEND_8;
-    m.run(shader, push, xqg_attend_grid(a.n_parts, a.layer.n_head_kv, a.n_stream, all, rows, attend_bytes(a.layer, rows)), c);
+    m.run(shader, push, xqg_attend_grid(a.n_parts, a.layer.n_head_kv, a.n_stream, all, rows, xq_vulkan_attend_bytes(a.layer, rows)), c);
 }
 
 void xq_call_attend_batch(const xqg_attend_args &, xqg_planes, const float *, const uint16_t *, const int32_t *, float *) {
@@ -139,25 +97,23 @@ void xq_call_attend_batch(const xqg_attend_args &, xqg_planes, const float *, co
 }
 
 void xq_call_combine(const xqg_combine_args & a, const float * in, const float * sinks, float * out) {
-    struct {
-        uint64_t parts, sinks, result;
-        xqg_combine_args a;
-    } push;
+    xq_combine_push push;
     const size_t rows = (size_t) a.n_tokens*a.n_head;
     xq_arrays m(error);
     push.parts  = m.put(in, a.n_parts*rows*(a.dv + 2));
     push.sinks  = sinks ? m.put(sinks, (size_t) a.n_head) : 0;
     push.result = m.take(out, rows*a.dv);
-    push.a = a;
+    push.dv  = a.dv;
+    push.rot = a.rot;
+    push.n_head    = a.n_head;
+    push.n_tokens  = a.n_tokens;
+    push.n_parts   = a.n_parts;
+    push.has_sinks = a.has_sinks;
     m.run(XQ_COMBINE, push, {(int) rows, 1, 1, 32, 0});
 }
 
 void xq_call_store(const xqg_store_args & a, xqg_planes p, const float * k, const float * v, const int64_t * rows) {
-    struct {
-        planes p;
-        uint64_t k, v, rows;
-        int32_t k_head, k_token, v_head, v_token, n_tokens;
-    } push;
+    xq_store_push push;
     const int64_t last = *std::max_element(rows, rows + a.n_tokens);
     xq_arrays m(error);
     push.p = put(m, a.layer, p, (int) (last/a.layer.page_stream) + 1, PAGES);
@@ -169,15 +125,11 @@ void xq_call_store(const xqg_store_args & a, xqg_planes p, const float * k, cons
     push.v_head  = (int32_t) a.v_head;
     push.v_token = (int32_t) a.v_token;
     push.n_tokens = a.n_tokens;
-    m.run(XQ_STORE, push, {a.n_tokens, a.layer.n_head_kv, 1, 32, 0}, constants_of(a.layer));
+    m.run(XQ_STORE, push, {a.n_tokens, a.layer.n_head_kv, 1, 32, 0}, from_1(xq_vulkan_layer_constants(a.layer)));
 }
 
 void xq_call_seal(const xqg_layer & layer, xqg_planes p, const int32_t * table) {
-    struct {
-        planes p;
-        uint64_t table;
-        int32_t walkers;
-    } push;
+    xq_seal_push push;
     int streams = 0;
     for (int i = 0; i < table[3]; ++i) {
         streams = std::max(streams, table[table[2] + i*XQ_SEAL_INTS] + 1);
@@ -186,7 +138,7 @@ void xq_call_seal(const xqg_layer & layer, xqg_planes p, const int32_t * table) 
     push.p = put(m, layer, p, streams, CODES | META);
     push.table = m.put(table, table_ints(table));
     push.walkers = XQG_SEAL_WALKERS;
-    m.run(XQ_SEAL, push, xqg_seal_grid(layer.v, layer.n_head_kv, seal_bytes(layer.k)), constants_of(layer));
+    m.run(XQ_SEAL, push, xqg_seal_grid(layer.v, layer.n_head_kv, seal_bytes(layer.k)), from_1(xq_vulkan_layer_constants(layer)));
 }
 
 // ---- single strips ----

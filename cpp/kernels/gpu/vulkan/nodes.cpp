@@ -7,9 +7,6 @@
 
 namespace {
 
-// As xqg_planes in a push constant.
-struct planes { uint64_t k_codes, v_codes, k_meta, v_meta, k_pages, v_pages; };
-
 constexpr int MOST_GROUPS = 65535; // of a grid, on any device
 
 uint64_t address_of(const ggml_backend_vk_context * ctx, const ggml_tensor * t) {
@@ -25,7 +22,7 @@ uint64_t address_of(const ggml_backend_vk_context * ctx, const ggml_tensor * t) 
     return buffer->bda_addr + at;
 }
 
-planes planes_of(const ggml_backend_vk_context * ctx, const xq_node_layer & l, const ggml_tensor * k_pages, const ggml_tensor * v_pages,
+xq_vulkan_planes planes_of(const ggml_backend_vk_context * ctx, const xq_node_layer & l, const ggml_tensor * k_pages, const ggml_tensor * v_pages,
                  const ggml_tensor * k_codes, const ggml_tensor * v_codes, const ggml_tensor * meta) {
     const uint64_t bytes = address_of(ctx, meta);
     return {address_of(ctx, k_codes), address_of(ctx, v_codes), bytes, bytes + (uint64_t) l.v_meta_at, address_of(ctx, k_pages),
@@ -47,49 +44,27 @@ std::array<uint32_t, 3> groups_of(const xq_grid & g) {
 
 // ---- attention ----
 
-struct attend_push {
-    planes p;
-    uint64_t q, mask, table, result;
-    int32_t q_token, q_head, mask_token, mask_stream;
-    int32_t n_tokens, n_stream, n_kv, first_token, first_stream, table_tokens, span, n_parts;
-};
-static_assert(sizeof(attend_push) == 128, "what every device takes");
-
-struct combine_push {
-    uint64_t parts, sinks, result;
-    int32_t dv, rot, n_head, n_tokens, n_parts, has_sinks;
-};
-
 // Most query rows of a block. A software device takes 17 s to compile the shader for one row and two minutes for eight.
 int most_rows(const vk_device & device) {
     static const char * text = getenv("XQUANT_VULKAN_ROWS"); // for tests
     return text ? std::atoi(text) : device->properties.deviceType == vk::PhysicalDeviceType::eCpu ? 1 : 8;
 }
 
-void attend_slice(ggml_backend_vk_context * ctx, vk_context & subctx, const xq_node & n, const attend_push & push, int n_head) {
+void attend_slice(ggml_backend_vk_context * ctx, vk_context & subctx, const xq_node & n, const xq_attend_push & push, int n_head) {
     const xq_node_layer & l = *n.layer;
     const int all = push.n_tokens/push.n_stream*(n_head/l.n_head_kv);
-    const int most = most_rows(ctx->device);
-    int rows = 1;
-    while (rows < most && rows < all && xq_vulkan_attend_bytes(l, 2*rows) <= xq_vulkan_shared_limit(ctx->device)) {
-        rows *= 2;
-    }
+    const int rows = xq_vulkan_rows(l, all, most_rows(ctx->device), xq_vulkan_shared_limit(ctx->device));
     xq_dispatch d{};
     d.shader = rows == 1 ? XQ_SHADER_ATTEND_1 : rows == 2 ? XQ_SHADER_ATTEND_2 : rows == 4 ? XQ_SHADER_ATTEND_4 : XQ_SHADER_ATTEND_8;
     d.shared = xq_vulkan_attend_bytes(l, rows);
-    d.constants = xq_vulkan_layer_constants(l);
-    d.constants.push_back((uint32_t) n_head);
-    for (const float x : {n.scale, n.softcap, n.max_bias}) {
-        d.constants.push_back(0);
-        std::memcpy(&d.constants.back(), &x, sizeof(x));
-    }
+    d.constants = xq_vulkan_attend_constants(l, n_head, n.scale, n.softcap, n.max_bias);
     d.push = &push;
     d.push_bytes = sizeof(push);
     d.groups = groups_of(xqg_attend_grid(push.n_parts, l.n_head_kv, push.n_stream, all, rows, d.shared));
     xq_vulkan_dispatch(ctx->device, subctx, d);
 }
 
-void combine(ggml_backend_vk_context * ctx, vk_context & subctx, const combine_push & push) {
+void combine(ggml_backend_vk_context * ctx, vk_context & subctx, const xq_combine_push & push) {
     xq_dispatch d{};
     d.shader = XQ_SHADER_COMBINE;
     d.push = &push;
@@ -117,7 +92,7 @@ void attend(ggml_backend_vk_context * ctx, vk_context & subctx, const ggml_tenso
     const xq_node_layer & l = *n.layer;
     const ggml_tensor * q = src[XQ_A_Q], * mask = src[XQ_A_MASK], * sinks = src[XQ_A_SINKS];
     const int n_head = (int) q->ne[1];
-    attend_push push{};
+    xq_attend_push push{};
     push.p = planes_of(ctx, l, src[XQ_A_K_PAGES], src[XQ_A_V_PAGES], src[XQ_A_K_CODES], src[XQ_A_V_CODES], src[XQ_A_META]);
     push.q = address_of(ctx, q);
     push.mask  = address_of(ctx, mask);
@@ -142,7 +117,7 @@ void attend(ggml_backend_vk_context * ctx, vk_context & subctx, const ggml_tenso
     const uint64_t out = address_of(ctx, dst);
 
     // Streams one after the other only where their tokens do not fit together.
-    const attend_push whole = push;
+    const xq_attend_push whole = push;
     const bool apart = slice < whole.n_tokens;
     const int n_stream = apart ? whole.n_stream : 1, of_stream = whole.n_tokens/n_stream;
     for (int s = 0; s < n_stream; ++s) {
@@ -159,7 +134,7 @@ void attend(ggml_backend_vk_context * ctx, vk_context & subctx, const ggml_tenso
             }
             attend_slice(ctx, subctx, n, push, n_head);
             ggml_vk_sync_buffers(ctx, subctx);
-            combine_push c = {scratch, sinks ? address_of(ctx, sinks) : 0, out + sizeof(float)*(uint64_t) push.first_token*n_head*l.dv, l.dv,
+            xq_combine_push c = {scratch, sinks ? address_of(ctx, sinks) : 0, out + sizeof(float)*(uint64_t) push.first_token*n_head*l.dv, l.dv,
                               l.v.rot, n_head, push.n_tokens, push.n_parts, sinks != nullptr};
             combine(ctx, subctx, c);
             ctx->prealloc_split_k_need_sync = true;
@@ -175,22 +150,10 @@ void combine_parts(ggml_backend_vk_context * ctx, vk_context & subctx, const ggm
 
 // ---- storing and sealing ----
 
-struct store_push {
-    planes p;
-    uint64_t k, v, rows;
-    int32_t k_head, k_token, v_head, v_token, n_tokens;
-};
-
-struct seal_push {
-    planes p;
-    uint64_t table;
-    int32_t walkers;
-};
-
 void store_and_seal(ggml_backend_vk_context * ctx, vk_context & subctx, const ggml_tensor * dst, const xq_node & n) {
     const auto & src = dst->src;
     const xq_node_layer & l = *n.layer;
-    const planes p = planes_of(ctx, l, src[XQ_S_K_PAGES], src[XQ_S_V_PAGES], src[XQ_S_K_CODES], src[XQ_S_V_CODES], src[XQ_S_META]);
+    const xq_vulkan_planes p = planes_of(ctx, l, src[XQ_S_K_PAGES], src[XQ_S_V_PAGES], src[XQ_S_K_CODES], src[XQ_S_V_CODES], src[XQ_S_META]);
     // Pages and codes are no result of the node, so the backend does not wait for those who read or write them.
     const auto wait = [&] {
         ggml_vk_sync_buffers(ctx, subctx);
@@ -203,7 +166,7 @@ void store_and_seal(ggml_backend_vk_context * ctx, vk_context & subctx, const gg
     if (stores(n)) {
         const ggml_tensor * k = src[XQ_S_K], * v = src[XQ_S_V];
         const size_t f = sizeof(float);
-        const store_push push = {p, address_of(ctx, k), address_of(ctx, v), address_of(ctx, src[XQ_S_ROWS]), stride(k->nb[1], f),
+        const xq_store_push push = {p, address_of(ctx, k), address_of(ctx, v), address_of(ctx, src[XQ_S_ROWS]), stride(k->nb[1], f),
                                  stride(k->nb[2], f), stride(v->nb[1], f), stride(v->nb[2], f), (int32_t) k->ne[2]};
         d.shader = XQ_SHADER_STORE;
         d.push = &push;
@@ -213,7 +176,7 @@ void store_and_seal(ggml_backend_vk_context * ctx, vk_context & subctx, const gg
         wait();
     }
     if (seals(n)) {
-        const seal_push push = {p, address_of(ctx, src[XQ_S_TABLE]), XQG_SEAL_WALKERS};
+        const xq_seal_push push = {p, address_of(ctx, src[XQ_S_TABLE]), XQG_SEAL_WALKERS};
         d.shader = XQ_SHADER_SEAL;
         d.shared = xq_vulkan_seal_bytes(l);
         d.push = &push;
@@ -233,7 +196,7 @@ const char * refusal_of(const vk_device & device, const xq_node_layer & l) {
     if (l.dk > 256 || l.dv > 256 || l.dk % 8 != 0 || l.dv % 8 != 0) {
         return "head dims that are multiples of 8 up to 256";
     }
-    if (std::max({l.k_code_stream, l.v_code_stream, l.meta_stream}) > INT_MAX) {
+    if (std::max({l.k_code_stream, l.v_code_stream, l.meta_stream, l.page_stream, l.k_row, l.v_row}) > INT_MAX) {
         return "a layer of less than 2^31 bytes of metadata and words of codes for a sequence";
     }
     const size_t limit = xq_vulkan_shared_limit(device);

@@ -2,8 +2,6 @@
 
 #include "kernels/gpu/vulkan/shared_words.h" // generated, as the shaders are
 
-#include <climits>
-
 namespace {
 
 const uint32_t ATTEND_1[] = {
@@ -34,9 +32,6 @@ const code CODES[] = {
     {"xq_attend_8", ATTEND_8, sizeof(ATTEND_8)}, {"xq_combine", COMBINE, sizeof(COMBINE)},    {"xq_store", STORE, sizeof(STORE)},
     {"xq_seal", SEAL, sizeof(SEAL)},
 };
-
-// Outside xq_memory the shaders keep 64 words to exchange numbers.
-constexpr size_t EXCHANGED = 64*sizeof(uint32_t);
 
 // The device destroys what its list of pipelines can lock, so they live as long as the process.
 struct known {
@@ -83,20 +78,6 @@ vk_pipeline pipeline_of(const vk_device & device, const xq_dispatch & d) {
     return p;
 }
 
-uint32_t bits(float x) {
-    uint32_t u;
-    std::memcpy(&u, &x, sizeof(u));
-    return u;
-}
-
-void add(std::vector<uint32_t> & c, const xq_side & s) {
-    for (const int x : {s.bits, s.meta, s.rows, s.strips, s.lanes_last, s.fit, s.words, s.rot}) {
-        c.push_back((uint32_t) x);
-    }
-    c.push_back(bits(s.eta));
-    c.push_back(bits(s.eta2));
-}
-
 } // namespace
 
 const char * xq_vulkan_lacks(const vk_device & device) {
@@ -113,27 +94,10 @@ const char * xq_vulkan_lacks(const vk_device & device) {
 }
 
 size_t xq_vulkan_shared_limit(const vk_device & device) {
-    return device->properties.limits.maxComputeSharedMemorySize - EXCHANGED;
-}
-
-// The layout packs two 16-bit numbers into a word; here they take one each, at the end of the only warp's part.
-size_t xq_vulkan_attend_bytes(const xq_node_layer & l, int rows) {
-    return xqg_attend_bytes(l.k, l.v, l.dk, rows, 4) + sizeof(uint16_t)*(size_t) ((l.dk + 31) & ~31);
+    return device->properties.limits.maxComputeSharedMemorySize - XQ_EXCHANGED;
 }
 
 size_t xq_vulkan_seal_bytes(const xq_node_layer & l) { return xqg_seal_bytes(l.k, sizeof(uint32_t)*XQ_RANKED_WORDS); }
-
-std::vector<uint32_t> xq_vulkan_layer_constants(const xq_node_layer & l) {
-    std::vector<uint32_t> c;
-    add(c, l.k);
-    add(c, l.v);
-    for (const int64_t x : {(int64_t) l.dk, (int64_t) l.dv, (int64_t) l.n_head_kv, (int64_t) l.k_leads, (int64_t) l.v_leads, l.k_code_stream,
-                            l.v_code_stream, l.meta_stream, l.page_stream, l.k_row, l.v_row}) {
-        GGML_ASSERT(x >= 0 && x <= INT_MAX);
-        c.push_back((uint32_t) x);
-    }
-    return c;
-}
 
 void xq_vulkan_dispatch(const vk_device & device, vk_context & subctx, const xq_dispatch & d) {
     const vk_pipeline p = pipeline_of(device, d);

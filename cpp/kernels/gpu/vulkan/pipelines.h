@@ -3,9 +3,8 @@
 
 #include "ggml-vulkan-common.h"
 
-#define XQG_WARPS 1 // a block is one warp: see device_glsl.h
 #include "graph/node.h"
-#include "kernels/gpu/launch.h"
+#include "kernels/gpu/vulkan/arguments.h"
 
 enum xq_shader { XQ_SHADER_ATTEND_1, XQ_SHADER_ATTEND_2, XQ_SHADER_ATTEND_4, XQ_SHADER_ATTEND_8, XQ_SHADER_COMBINE, XQ_SHADER_STORE, XQ_SHADER_SEAL };
 
@@ -15,8 +14,7 @@ const char * xq_vulkan_lacks(const vk_device & device);
 // Bytes of shared memory that the shaders' parts in xq_memory may take.
 size_t xq_vulkan_shared_limit(const vk_device & device);
 
-// Bytes that attention takes there for so many rows, and sealing.
-size_t xq_vulkan_attend_bytes(const xq_node_layer & layer, int rows);
+// Bytes that sealing takes there.
 size_t xq_vulkan_seal_bytes(const xq_node_layer & layer);
 
 struct xq_dispatch {
@@ -28,6 +26,3 @@ struct xq_dispatch {
     std::array<uint32_t, 3> groups;
 };
 void xq_vulkan_dispatch(const vk_device & device, vk_context & subctx, const xq_dispatch & d);
-
-// Constants 1 to 31 of layer.glsl.
-std::vector<uint32_t> xq_vulkan_layer_constants(const xq_node_layer & layer);
