@@ -16,6 +16,7 @@ set(XQ_SOURCES
     kernels/cpu/avx2_seal.cpp
     kernels/cpu/avx2_values.cpp
     kernels/cpu/avx512.cpp
+    kernels/cpu/avx512_pages.cpp
     kernels/cpu/avx512_values.cpp
     kernels/cpu/by_mac.cpp
     kernels/cpu/dispatch.cpp

@@ -86,18 +86,19 @@ void add_side(std::vector<kernel> & out, const std::string & name, const xq_side
     };
     auto d = std::make_shared<data>();
     seal(xq_kernels_generic, *d);
+    xq_sealed_tiles tiles; // the same one, a chunk of it
+    for (; tiles.n < XQ_CHUNK_TILES; ++tiles.n) {
+        tiles.codes[tiles.n] = d->codes.data();
+        tiles.meta[tiles.n]  = d->meta.data();
+        tiles.at[tiles.n]    = 0;
+    }
     if (is_key) {
-        out.push_back({"keys-" + name, D*XQ_TILE, [side, d](const xq_cpu_kernels & k) {
-            k.key_scores(side, d->codes.data(), d->meta.data(), d->q.data(), D, ROWS, d->out.data(), XQ_LANES);
+        out.push_back({"keys-" + name, XQ_CHUNK_TILES*D*XQ_TILE, [side, tiles, d](const xq_cpu_kernels & k) {
+            uint64_t coarse[XQ_CHUNK_TILES];
+            k.key_scores(side, tiles, d->q.data(), D, ROWS, d->out.data(), 2*XQ_LANES, coarse);
         }});
     } else {
-        out.push_back({"values-" + name, XQ_CHUNK_TILES*D*XQ_TILE, [side, d](const xq_cpu_kernels & k) {
-            xq_value_tiles tiles; // the same one, a chunk of it
-            for (; tiles.n < XQ_CHUNK_TILES; ++tiles.n) {
-                tiles.codes[tiles.n] = d->codes.data();
-                tiles.meta[tiles.n]  = d->meta.data();
-                tiles.at[tiles.n]    = 0;
-            }
+        out.push_back({"values-" + name, XQ_CHUNK_TILES*D*XQ_TILE, [side, tiles, d](const xq_cpu_kernels & k) {
             k.add_values(side, tiles, d->q.data(), D, ROWS, d->out.data(), 2*XQ_LANES);
         }});
     }

@@ -94,66 +94,91 @@ struct scratch {
     }
 };
 
+// A KV head's keys or values in all tiles of its stream.
+struct packed_head {
+    const uint32_t * codes; // of tile 0
+    const uint8_t  * meta;
+    size_t code_bytes, meta_bytes, heads;
+
+    packed_head(const uint32_t * codes, const uint8_t * meta, const xq_side & side, int heads)
+        : codes(codes), meta(meta), code_bytes(sizeof(uint32_t)*xq_head_words(side)), meta_bytes(xq_head_meta_bytes(side)), heads(heads) {}
+
+    const uint32_t * codes_of(int tile) const { return codes + tile*heads*code_bytes/sizeof(uint32_t); }
+    const uint8_t  * meta_of(int tile) const { return meta + tile*heads*meta_bytes; }
+
+    void prefetch_tile(int tile) const {
+        prefetch(codes_of(tile), code_bytes);
+        prefetch(meta_of(tile), meta_bytes);
+    }
+
+    // Bit i of which: tile first + i.
+    xq_sealed_tiles list(int first, unsigned which) const {
+        xq_sealed_tiles out;
+        for (int i = 0; which; ++i, which >>= 1) {
+            if (which & 1) {
+                out.codes[out.n] = codes_of(first + i);
+                out.meta[out.n]  = meta_of(first + i);
+                out.at[out.n++]  = i*XQ_TILE;
+            }
+        }
+        return out;
+    }
+};
+
 // One KV head, a block of query tokens, chunks of tiles. What a row computes never depends on which other rows
 // are in the block, so results are the same however a prompt is cut.
 class block {
 public:
     block(const xq_cpu_kernels & kern, const xq_attend_args & a, int stream, int head_kv, int t0, int t1)
-        : kern(kern), a(a), L(a.layer), group(a.n_head / L.n_head_kv), head_kv(head_kv), stream(stream),
-          tokens(t1 - t0), w(std::max(BLOCK_ROWS, group), L.dk, L.dv) {
+        : kern(kern), a(a), L(a.layer), group(a.n_head / L.n_head_kv), head_kv(head_kv),
+          page_stream(a.table[0] + stream), tokens(t1 - t0), rows(tokens*group),
+          k(L.k_tile(page_stream, 0, head_kv), L.k_tile_meta(page_stream, 0, head_kv), L.k, L.n_head_kv),
+          v(L.v_tile(page_stream, 0, head_kv), L.v_tile_meta(page_stream, 0, head_kv), L.v, L.n_head_kv), w(std::max(BLOCK_ROWS, group), L.dk, L.dv) {
         const int n_tps = a.n_tokens / a.n_stream;
         token0 = stream*n_tps + t0;
         mask   = a.mask + stream*a.mask_stream + t0*a.mask_token;
-        page_stream = a.table[0] + stream;
-        n_tiles     = a.table[1];
+        n_tiles = a.table[1];
         qpos  = a.table + XQ_TABLE_HEAD + token0;
         tiles = a.table + xq_table_tiles_at(a.n_tokens) + (size_t) stream*n_tiles*XQ_TILE_INTS;
 
         const float scale = a.softcap != 0.0f ? a.scale / a.softcap : a.scale;
-        for (int r = 0; r < tokens*group; ++r) {
+        for (int r = 0; r < rows; ++r) {
             const float * src = a.q + (token0 + r/group)*a.q_token + (head_kv*group + r%group)*a.q_head;
             float * dst = w.q + (size_t) r*w.dk_pad;
-            for (int i = 0; i < w.dk_pad; ++i) {
-                dst[i] = i < L.dk ? src[i]*scale : 0.0f;
+            for (int i = 0; i < L.dk; ++i) {
+                dst[i] = src[i]*scale;
             }
-            w.all_top[r] = NEG_INF;
-            w.all_sum[r] = 0.0f;
+            std::fill(dst + L.dk, dst + w.dk_pad, 0.0f);
         }
-        std::memset(w.all, 0, sizeof(float)*tokens*group*w.dv_pad);
     }
 
     // Scores of the chunk's tiles, softmax over all of them, then values.
     void run(int chunk) {
-        const int rows = tokens*group, first = chunk*XQ_CHUNK_TILES;
-        const int n = std::min(XQ_CHUNK_TILES, std::min(n_tiles, (a.n_kv + XQ_TILE - 1)/XQ_TILE) - first);
-        for (int i = 0; i < n; ++i) {
-            prefetch_tile(first + i + XQ_CHUNK_TILES);
-            each_run(first + i, [&](int form, int page, int t0, int t1) { score(form, first + i, page, t0*group, (t1 - t0)*group, i); });
-            keys_in_scratch = NONE;
-        }
-        for (int r = 0; r < rows; ++r) {
-            to_logits(r, first, n);
-            w.top[r] = kern.softmax(w.s + (size_t) r*CHUNK, n*XQ_TILE, w.sum + r);
-        }
+        first = chunk*XQ_CHUNK_TILES;
+        n     = std::min(XQ_CHUNK_TILES, std::min(n_tiles, (a.n_kv + XQ_TILE - 1)/XQ_TILE) - first);
+        read_forms();
+        score_packed();
+        score_pages();
+        softmax();
         std::memset(w.o, 0, sizeof(float)*rows*w.dv_pad);
-        add_sealed(first, n);
-        for (int i = 0; i < n; ++i) {
-            each_run(first + i, [&](int form, int page, int t0, int t1) {
-                if (form == XQ_READ_PAGE) {
-                    add_page(page, t0*group, (t1 - t0)*group, i);
-                }
-            });
-        }
+        add_packed();
+        add_pages();
+    }
+
+    void clear() {
+        std::fill(w.all_top, w.all_top + rows, NEG_INF);
+        std::fill(w.all_sum, w.all_sum + rows, 0.0f);
+        std::memset(w.all, 0, sizeof(float)*rows*w.dv_pad);
     }
 
     void fold_chunk() {
-        for (int r = 0; r < tokens*group; ++r) {
+        for (int r = 0; r < rows; ++r) {
             fold(w.all + (size_t) r*w.dv_pad, w.all_top[r], w.all_sum[r], w.o + (size_t) r*w.dv_pad, w.top[r], w.sum[r], L.dv);
         }
     }
 
     void write_chunk(int chunk) const {
-        for (int r = 0; r < tokens*group; ++r) {
+        for (int r = 0; r < rows; ++r) {
             float * out = a.out + ((size_t) chunk*a.n_tokens*a.n_head + row_at(r))*(L.dv + 2);
             std::memcpy(out, w.o + (size_t) r*w.dv_pad, sizeof(float)*L.dv);
             out[L.dv]     = w.top[r];
@@ -162,7 +187,7 @@ public:
     }
 
     void write_result() const {
-        for (int r = 0; r < tokens*group; ++r) {
+        for (int r = 0; r < rows; ++r) {
             const float sink = a.sinks ? a.sinks[head_kv*group + r%group] : NEG_INF;
             float * out = a.out + row_at(r)*L.dv;
             normalise(w.all + (size_t) r*w.dv_pad, w.all_top[r], w.all_sum[r], sink, out, L.dv);
@@ -175,43 +200,55 @@ public:
 private:
     size_t row_at(int r) const { return (size_t) (token0 + r/group)*a.n_head + head_kv*group + r%group; }
 
-    // Tokens that read a tile in the same form are neighbours (positions ascend): call f(form, page, t0, t1) for runs
-    // of them. A tile that no token of the block may see counts as not there.
-    template <class F> void each_run(int tile, F f) {
-        const int page = tiles[tile*XQ_TILE_INTS], from = tiles[tile*XQ_TILE_INTS + 1];
-        const bool there = (page >= 0 || from != XQ_NOT_SEALED) && visible(tile);
+    // How tokens read the chunk's tiles: bit i stands for tile first + i. A tile that no token of the block may see
+    // counts as not there.
+    void read_forms() {
+        std::fill(packed, packed + tokens, 0);
+        std::fill(paged,  paged  + tokens, 0);
+        for (int i = 0; i < n; ++i) {
+            const int page = tiles[(first + i)*XQ_TILE_INTS], from = tiles[(first + i)*XQ_TILE_INTS + 1];
+            if ((page < 0 && from == XQ_NOT_SEALED) || !visible(first + i)) {
+                continue;
+            }
+            for (int t = 0; t < tokens; ++t) {
+                const int form = xq_tile_read(page, from, qpos[t]);
+                packed[t] |= (form == XQ_READ_CODES ? 1u : 0u) << i;
+                paged [t] |= (form == XQ_READ_PAGE  ? 1u : 0u) << i;
+            }
+        }
+    }
+
+    // Tokens that read tiles in the same form are neighbours (positions ascend): call f(key, r0, n) for runs of rows whose
+    // tokens have the same key, unless that is 0.
+    template <class Key, class F> void each_run(Key key, F f) {
         for (int t0 = 0; t0 < tokens;) {
-            const int form = there ? xq_tile_read(page, from, qpos[t0]) : XQ_READ_NONE;
+            const unsigned k = key(t0);
             int t1 = t0 + 1;
-            while (t1 < tokens && (!there || xq_tile_read(page, from, qpos[t1]) == form)) {
+            while (t1 < tokens && key(t1) == k) {
                 ++t1;
             }
-            f(form, page, t0, t1);
+            if (k != 0) {
+                f(k, t0*group, (t1 - t0)*group);
+            }
             t0 = t1;
         }
     }
 
     // A head's tiles lie apart by those of the other heads, which no hardware prefetcher follows: without this, a third of
-    // a decode step's attention is waiting for codes (SmolLM2, 8192 tokens). A chunk ahead was better than a tile ahead.
-    void prefetch_tile(int tile) const {
+    // a decode step's attention is waiting for codes (SmolLM2, 8192 tokens). A chunk ahead was better than a tile ahead, and
+    // a few tiles at a time, between other work, better than a chunk at once: a core waits for some 20 lines at a time.
+    void prefetch_keys(int tile)   const { prefetch_side(tile, k, L.k_pages, L.k_row, L.dk); }
+    void prefetch_values(int tile) const { prefetch_side(tile, v, L.v_pages, L.v_row, L.dv); }
+    void prefetch_side(int tile, const packed_head & side, const uint16_t * pages, size_t row, int dim) const {
         if (tile >= n_tiles) {
             return;
         }
-        const int page = tiles[tile*XQ_TILE_INTS];
-        switch (xq_tile_read(page, tiles[tile*XQ_TILE_INTS + 1], qpos[tokens - 1])) {
-            case XQ_READ_CODES:
-                prefetch(L.k_tile(page_stream, tile, head_kv), sizeof(uint32_t)*xq_head_words(L.k));
-                prefetch(L.k_tile_meta(page_stream, tile, head_kv), xq_head_meta_bytes(L.k));
-                prefetch(L.v_tile(page_stream, tile, head_kv), sizeof(uint32_t)*xq_head_words(L.v));
-                prefetch(L.v_tile_meta(page_stream, tile, head_kv), xq_head_meta_bytes(L.v));
-                break;
-            case XQ_READ_PAGE:
-                for (int t = 0; t < XQ_TILE; ++t) {
-                    prefetch(L.k_page(page_stream, page, head_kv) + t*L.k_row, sizeof(uint16_t)*L.dk);
-                    prefetch(L.v_page(page_stream, page, head_kv) + t*L.v_row, sizeof(uint16_t)*L.dv);
-                }
-                break;
-            default: break;
+        const int page = tiles[tile*XQ_TILE_INTS], form = xq_tile_read(page, tiles[tile*XQ_TILE_INTS + 1], qpos[tokens - 1]);
+        if (form == XQ_READ_CODES) {
+            side.prefetch_tile(tile);
+        }
+        for (int t = 0; form == XQ_READ_PAGE && t < XQ_TILE; ++t) {
+            prefetch(pages + (page_stream*L.page_stream + (size_t) page*XQ_TILE + t)*row + (size_t) head_kv*dim, sizeof(uint16_t)*dim);
         }
     }
 
@@ -230,101 +267,126 @@ private:
         return false;
     }
 
-    void score(int form, int tile, int page, int r0, int n, int at) {
-        float * s = w.s + (size_t) r0*CHUNK + at*XQ_TILE;
-        const float * q = w.q + (size_t) r0*w.dk_pad;
-        if (form == XQ_READ_CODES) {
-            const uint32_t * codes = L.k_tile(page_stream, tile, head_kv);
-            const uint8_t  * meta  = L.k_tile_meta(page_stream, tile, head_kv);
-            for (int j = 0; j < n; j += XQ_MOST_ROWS) {
-                const int some = std::min(XQ_MOST_ROWS, n - j);
-                uint64_t coarse = kern.key_scores(L.k, codes, meta, q + (size_t) j*w.dk_pad, w.dk_pad, some, s + (size_t) j*CHUNK, CHUNK);
-                for (int r = j; coarse; ++r, coarse >>= 1) {
-                    if (coarse & 1) {
-                        exact_score(codes, meta, q + (size_t) r*w.dk_pad, s + (size_t) r*CHUNK);
+    void score_packed() {
+        constexpr int SOME = 2; // tiles together: one's multipliers are made ready while another's wait for each other
+        for (int i = 0; i < n; i += SOME) {
+            for (int j = i; j < i + SOME; ++j) {
+                prefetch_keys(first + XQ_CHUNK_TILES + j);
+            }
+            each_run([&](int t) { return packed[t] & ((1u << SOME) - 1) << i; }, [&](unsigned which, int r0, int many) {
+                const xq_sealed_tiles keys = k.list(first, which);
+                for (int r = r0; r < r0 + many; r += XQ_MOST_ROWS) {
+                    uint64_t coarse[XQ_CHUNK_TILES];
+                    kern.key_scores(L.k, keys, w.q + (size_t) r*w.dk_pad, w.dk_pad, std::min(XQ_MOST_ROWS, r0 + many - r), w.s + (size_t) r*CHUNK,
+                                    CHUNK, coarse);
+                    for (int j = 0; j < keys.n; ++j) {
+                        exact_scores(keys, j, r, coarse[j]);
                     }
-                }
-            }
-            return;
-        }
-        if (form == XQ_READ_PAGE && keys_in_scratch != PAGE) {
-            kern.transpose_f16(L.k_page(page_stream, page, head_kv), L.k_row, L.dk, w.k);
-            keys_in_scratch = PAGE;
-        }
-        for (int r = 0; r < n; ++r) {
-            std::fill(s + (size_t) r*CHUNK, s + (size_t) r*CHUNK + XQ_TILE, form == XQ_READ_NONE ? NEG_INF : 0.0f);
-        }
-        if (form == XQ_READ_PAGE) {
-            kern.gemm32(q, w.dk_pad, n, w.k, L.dk, s, CHUNK);
-        }
-    }
-
-    // A row for which key_scores' integers are too coarse.
-    void exact_score(const uint32_t * codes, const uint8_t * meta, const float * q, float * s) {
-        if (keys_in_scratch != CODES) {
-            kern.unpack_strip(L.k, codes, meta, w.k);
-            keys_in_scratch = CODES;
-        }
-        std::memset(s, 0, sizeof(float)*XQ_TILE);
-        kern.gemm32(q, w.dk_pad, 1, w.k, L.dk, s, CHUNK);
-    }
-
-    // Softcap and mask over a row's chunk. Most of a long context is wholly visible: one comparison tells.
-    void to_logits(int r, int first, int n) {
-        static const uint16_t zeros[CHUNK] = {0};
-        float * s = w.s + (size_t) r*CHUNK;
-        if (a.softcap != 0.0f) {
-            for (int l = 0; l < n*XQ_TILE; ++l) {
-                s[l] = s[l] > NEG_INF ? a.softcap*std::tanh(s[l]) : s[l];
-            }
-        }
-        const uint16_t * m = mask + (r/group)*a.mask_token + (size_t) first*XQ_TILE;
-        const int there = std::min(n*XQ_TILE, a.n_kv - first*XQ_TILE);
-        if (std::memcmp(m, zeros, sizeof(uint16_t)*there) != 0) {
-            const float slope = alibi_slope(a.max_bias, a.n_head, head_kv*group + r%group);
-            for (int l = 0; l < there; ++l) {
-                if (m[l] != 0) {
-                    s[l] = m[l] == F16_NEG_INF ? NEG_INF : s[l] + slope*ggml_fp16_to_fp32(m[l]);
-                }
-            }
-        }
-        std::fill(s + there, s + n*XQ_TILE, NEG_INF);
-    }
-
-    // Tokens that read the same tiles packed are neighbours as well: a product for each run of them.
-    void add_sealed(int first, int n) {
-        unsigned packed[BLOCK_ROWS] = {}; // by token, bit i: reads tile first + i packed
-        for (int i = 0; i < n; ++i) {
-            each_run(first + i, [&](int form, int, int t0, int t1) {
-                for (int t = t0; t < t1; ++t) {
-                    packed[t] |= (form == XQ_READ_CODES ? 1u : 0u) << i;
                 }
             });
         }
-        for (int t0 = 0; t0 < tokens;) {
-            int t1 = t0 + 1;
-            while (t1 < tokens && packed[t1] == packed[t0]) {
-                ++t1;
+    }
+
+    // Rows for which key_scores' integers are too coarse: bit r stands for row j + r.
+    void exact_scores(const xq_sealed_tiles & keys, int i, int j, uint64_t which) {
+        if (which == 0) {
+            return;
+        }
+        kern.unpack_strip(L.k, keys.codes[i], keys.meta[i], w.k);
+        for (int r = j; which; ++r, which >>= 1) {
+            if (which & 1) {
+                score_in_f32(r, 1, keys.at[i]);
             }
-            xq_value_tiles list;
-            for (int i = 0; i < n; ++i) {
-                if (packed[t0] >> i & 1) {
-                    list.codes[list.n] = L.v_tile(page_stream, first + i, head_kv);
-                    list.meta[list.n]  = L.v_tile_meta(page_stream, first + i, head_kv);
-                    list.at[list.n++]  = i*XQ_TILE;
-                }
-            }
-            if (list.n > 0) {
-                kern.add_values(L.v, list, w.s + (size_t) t0*group*CHUNK, CHUNK, (t1 - t0)*group, w.o + (size_t) t0*group*w.dv_pad, w.dv_pad);
-            }
-            t0 = t1;
         }
     }
 
-    void add_page(int page, int r0, int n, int at) {
+    void score_pages() {
+        for (int i = 0; i < n; ++i) {
+            const int page = tiles[(first + i)*XQ_TILE_INTS];
+            bool there = false; // in w.k
+            each_run([&](int t) { return paged[t] >> i & 1u; }, [&](unsigned, int r0, int many) {
+                if (!there) {
+                    kern.transpose_f16(L.k_page(page_stream, page, head_kv), L.k_row, L.dk, w.k);
+                    there = true;
+                }
+                score_in_f32(r0, many, i*XQ_TILE);
+            });
+        }
+    }
+
+    void score_in_f32(int r0, int many, int at) {
+        float * s = w.s + (size_t) r0*CHUNK + at;
+        for (int r = 0; r < many; ++r) {
+            std::fill(s + (size_t) r*CHUNK, s + (size_t) r*CHUNK + XQ_TILE, 0.0f);
+        }
+        kern.gemm32(w.q + (size_t) r0*w.dk_pad, w.dk_pad, many, w.k, L.dk, s, CHUNK);
+    }
+
+    void softmax() {
+        static const uint16_t zeros[CHUNK] = {0};
+        const int there = std::min(n*XQ_TILE, a.n_kv - first*XQ_TILE);
+        for (int t = 0; t < tokens; ++t) {
+            // most of a long context is wholly visible: one comparison tells
+            const uint16_t * m = mask + t*a.mask_token + (size_t) first*XQ_TILE;
+            const bool masked = std::memcmp(m, zeros, sizeof(uint16_t)*there) != 0;
+            for (int h = 0; h < group; ++h) {
+                const int r = t*group + h;
+                float * s = w.s + (size_t) r*CHUNK;
+                fill_gaps(s, ((1u << n) - 1) & ~(packed[t] | paged[t]));
+                if (a.softcap != 0.0f) {
+                    cap(s);
+                }
+                if (masked) {
+                    add_mask(s, m, there, alibi_slope(a.max_bias, a.n_head, head_kv*group + h));
+                }
+                std::fill(s + there, s + n*XQ_TILE, NEG_INF);
+                for (int i = r*XQ_CHUNK_TILES/rows; i < (r + 1)*XQ_CHUNK_TILES/rows; ++i) {
+                    prefetch_values(first + XQ_CHUNK_TILES + i);
+                }
+                w.top[r] = kern.softmax(s, n*XQ_TILE, w.sum + r);
+            }
+        }
+    }
+
+    void fill_gaps(float * s, unsigned tiles) const {
+        for (; tiles; s += XQ_TILE, tiles >>= 1) {
+            if (tiles & 1) {
+                std::fill(s, s + XQ_TILE, NEG_INF);
+            }
+        }
+    }
+
+    void cap(float * s) const {
+        for (int l = 0; l < n*XQ_TILE; ++l) {
+            s[l] = s[l] > NEG_INF ? a.softcap*std::tanh(s[l]) : s[l];
+        }
+    }
+
+    static void add_mask(float * s, const uint16_t * m, int there, float slope) {
+        for (int l = 0; l < there; ++l) {
+            if (m[l] != 0) {
+                s[l] = m[l] == F16_NEG_INF ? NEG_INF : s[l] + slope*ggml_fp16_to_fp32(m[l]);
+            }
+        }
+    }
+
+    void add_packed() {
+        each_run([&](int t) { return packed[t]; }, [&](unsigned which, int r0, int many) {
+            kern.add_values(L.v, v.list(first, which), w.s + (size_t) r0*CHUNK, CHUNK, many, w.o + (size_t) r0*w.dv_pad, w.dv_pad);
+        });
+    }
+
+    void add_pages() {
+        for (int i = 0; i < n; ++i) {
+            const int page = tiles[(first + i)*XQ_TILE_INTS];
+            each_run([&](int t) { return paged[t] >> i & 1u; }, [&](unsigned, int r0, int many) { add_page(page, r0, many, i); });
+        }
+    }
+
+    void add_page(int page, int r0, int many, int at) {
         const uint16_t * values = L.v_page(page_stream, page, head_kv);
         for (int g = 0; g < L.v.strips; ++g) {
-            kern.gemm32_f16(w.s + (size_t) r0*CHUNK + at*XQ_TILE, CHUNK, n, values + g*XQ_LANES, L.v_row, XQ_TILE, strip_lanes(L.v, g),
+            kern.gemm32_f16(w.s + (size_t) r0*CHUNK + at*XQ_TILE, CHUNK, many, values + g*XQ_LANES, L.v_row, XQ_TILE, strip_lanes(L.v, g),
                             w.o + (size_t) r0*w.dv_pad + g*XQ_LANES, w.dv_pad);
         }
     }
@@ -332,9 +394,11 @@ private:
     const xq_cpu_kernels & kern;
     const xq_attend_args & a;
     const xq_layer_view  & L;
-    const int group, head_kv, stream, tokens;
-    int token0, page_stream, n_tiles;
-    enum { NONE, PAGE, CODES } keys_in_scratch = NONE; // what w.k holds of the tile
+    const int group, head_kv, page_stream, tokens, rows;
+    const packed_head k, v;
+    int token0, n_tiles;
+    int first, n;                                   // the chunk's tiles
+    uint8_t packed[BLOCK_ROWS], paged[BLOCK_ROWS];  // by token
     const uint16_t * mask;
     const int32_t  * qpos;
     const int32_t  * tiles;
@@ -375,6 +439,7 @@ void xq_attend(const xq_cpu_kernels & kern, const xq_attend_args & a, int ith, i
             b.write_chunk(part);
             continue;
         }
+        b.clear();
         for (int chunk = 0; chunk < n_chunks(a.n_kv); ++chunk) {
             b.run(chunk);
             b.fold_chunk();

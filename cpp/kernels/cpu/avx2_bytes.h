@@ -12,7 +12,7 @@
 #include <cstring>
 
 // As xq_cpu_kernels::add_values.
-void xq_avx2_add_values(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo);
+void xq_avx2_add_values(const xq_side & side, const xq_sealed_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo);
 
 // As xq_cpu_kernels::seal_strip and seal_unbiased.
 void xq_avx2_seal_strip(const xq_side & side, const float * x, const uint8_t * row_ok, uint32_t lane_mask, uint32_t * codes, bool leader, uint8_t * meta);

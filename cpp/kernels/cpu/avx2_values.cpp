@@ -17,7 +17,7 @@ struct multipliers {
 // o[r][32] += offset[r] + step[r] * (codes of one plane of every tile, `first` words into it, times multipliers of row r).
 // A 16-bit sum takes 2*code*127 a field and eight fields a tile: it is widened after WIDEN tiles, before it can overflow.
 template <int B, int NR>
-void product(const xq_value_tiles & tiles, size_t first, const multipliers * mu, const float * step, const float * offset, float * o, int ldo) {
+void product(const xq_sealed_tiles & tiles, size_t first, const multipliers * mu, const float * step, const float * offset, float * o, int ldo) {
     constexpr int FIELDS = 8/B, WIDEN = B == 4 ? 1 : B == 2 ? 4 : XQ_CHUNK_TILES;
     const __m256i mask = _mm256_set1_epi8((char) ((1 << B) - 1)), ones = _mm256_set1_epi16(1);
     for (int l = 0; l < XQ_LANES; l += 8) {
@@ -58,7 +58,7 @@ void product(const xq_value_tiles & tiles, size_t first, const multipliers * mu,
 }
 
 template <int B>
-void product_of(int n, const xq_value_tiles & tiles, size_t first, const multipliers * mu, const float * step, const float * offset, float * o, int ldo) {
+void product_of(int n, const xq_sealed_tiles & tiles, size_t first, const multipliers * mu, const float * step, const float * offset, float * o, int ldo) {
     switch (n) {
         case 1:  product<B, 1>(tiles, first, mu, step, offset, o, ldo); break;
         case 2:  product<B, 2>(tiles, first, mu, step, offset, o, ldo); break;
@@ -69,7 +69,7 @@ void product_of(int n, const xq_value_tiles & tiles, size_t first, const multipl
 // One group of strips, up to BATCH rows of weights.
 class batch {
 public:
-    batch(const xq_value_tiles & tiles, const float (*scale)[XQ_TILE], const float (*zero)[XQ_TILE], const float * p, int ldp, int n) : tiles(tiles), n(n) {
+    batch(const xq_sealed_tiles & tiles, const float (*scale)[XQ_TILE], const float (*zero)[XQ_TILE], const float * p, int ldp, int n) : tiles(tiles), n(n) {
         const __m256 sign = _mm256_set1_ps(-0.0f);
         for (int j = 0; j < n; ++j) {
             __m256 sum = _mm256_setzero_ps(), top = sum;
@@ -119,7 +119,7 @@ private:
         }
     }
 
-    const xq_value_tiles & tiles;
+    const xq_sealed_tiles & tiles;
     const int n;
     alignas(32) float scaled[BATCH][CHUNK];
     multipliers mu[BATCH];
@@ -128,7 +128,7 @@ private:
 
 } // namespace
 
-void xq_avx2_add_values(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo) {
+void xq_avx2_add_values(const xq_side & side, const xq_sealed_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo) {
     const int words = xq_side_words(side);
     alignas(32) float scale[XQ_CHUNK_TILES][XQ_TILE], zero[XQ_CHUNK_TILES][XQ_TILE];
     for (int g = 0; g < side.strips;) {

@@ -17,14 +17,15 @@ namespace {
 // their own: they are the first of two segments.
 // TABLES: vectors of 64 bytes that its rows fill; WHOLE: to the last byte, so that loops have fixed lengths.
 template <int TABLES, bool WHOLE> struct key_strip {
-    int rows;
+    int n_rows;
     fields f;
     bool apart = false;         // whether there are rows of 8 bits
     float most[2];              // largest code of each segment
     __m512 scale[4*TABLES], zero[4*TABLES];
     uint64_t eight[TABLES];     // rows of 8 bits
 
-    int vectors() const { return WHOLE ? 4*TABLES : rows/16; }
+    int rows() const { return WHOLE ? 64*TABLES : n_rows; }
+    int vectors() const { return rows()/16; }
 
     __mmask16 in_eight(int i) const { return (__mmask16) (eight[i/4] >> 16*(i%4)); }
 
@@ -33,28 +34,34 @@ template <int TABLES, bool WHOLE> struct key_strip {
         alignas(64) static constexpr bytes64 count = [] {
             bytes64 b{};
             for (int i = 0; i < 64; ++i) {
-                b[i] = (uint8_t) i;
+                b[i] = (uint8_t) (TABLES == 1 ? low_byte(i) : i); // as prepare() looks them up
             }
             return b;
         }();
         const __m512i low = load(count.data());
-        if (TABLES == 1) { // in registers: memory would wait for the store
-            return in[0] ? f.add(bits, (int) _mm_popcnt_u64(in[0]), first, _mm512_maskz_compress_epi8(in[0], low)) : 0;
+        __m512i which[TABLES];
+        if constexpr (TABLES == 1) { // in registers: memory would wait for the store
+            which[0] = _mm512_maskz_compress_epi8(in[0], low);
+            return in[0] ? f.add<1>(bits, (int) _mm_popcnt_u64(in[0]), first, which) : 0;
         }
+        alignas(64) uint8_t names[64*TABLES + 64] = {};
         int n = 0;
         for (int b = 0; b < TABLES; ++b) {
             const __m512i all = _mm512_add_epi8(low, _mm512_set1_epi8((char) (64*b)));
-            _mm512_storeu_si512(f.row + 4*f.n + n, _mm512_maskz_compress_epi8(in[b], all));
+            _mm512_storeu_si512(names + n, _mm512_maskz_compress_epi8(in[b], all));
             n += (int) _mm_popcnt_u64(in[b]);
         }
-        return n ? f.add(bits, n, first) : 0;
+        for (int b = 0; b < TABLES; ++b) {
+            which[b] = load(names + 64*b);
+        }
+        return n ? f.add<TABLES>(bits, n, first, which) : 0;
     }
 
     // Ranked, from its metadata (xq_ranked.h).
     void read_ranked(const xq_side & side, const uint8_t * meta) {
         const int fine = xq_fine(side);
-        const uint8_t * low = meta + XQ_RANKED_HEAD, * high = low + rows/8;
-        const uint8_t * scales = meta + xq_ranked_scale_at(rows), * mids = meta + xq_ranked_mid_at(rows);
+        const uint8_t * low = meta + XQ_RANKED_HEAD, * high = low + rows()/8;
+        const uint8_t * scales = meta + xq_ranked_scale_at(rows()), * mids = meta + xq_ranked_mid_at(rows());
         // of each class: the midpoints' grid, lowest and step in turns, and half the levels
         const __m512 grids = _mm512_castps256_ps512(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) (meta + xq_ranked_grid_at(0)))));
         alignas(16) float half_of[XQ_CLASSES];
@@ -77,9 +84,9 @@ template <int TABLES, bool WHOLE> struct key_strip {
             zero[i] = _mm512_fnmadd_ps(scale[i], _mm512_permutexvar_ps(cls, half_levels), mid);
         }
         uint64_t l[TABLES] = {}, h[TABLES] = {}, there[TABLES] = {}, in[TABLES];
-        std::memcpy(l, low, rows/8);
-        std::memcpy(h, high, rows/8);
-        std::memset(there, 0xFF, rows/8);
+        std::memcpy(l, low, rows()/8);
+        std::memcpy(h, high, rows()/8);
+        std::memset(there, 0xFF, rows()/8);
         int word = 0;
         for (int c = XQ_CLASSES - 1; c >= (fine ? 0 : 1); --c) {
             for (int b = 0; b < TABLES; ++b) {
@@ -105,7 +112,7 @@ template <int TABLES, bool WHOLE> struct key_strip {
             zero[i]  = _mm512_load_ps(z + 16*i);
         }
         uint64_t all[TABLES] = {};
-        std::memset(all, 0xFF, rows/8);
+        std::memset(all, 0xFF, rows()/8);
         const int words = add_rows(side.bits == 3 ? 2 : side.bits, all, 0);
         most[0] = (float) xq_code_max(side.bits);
         f.close();
@@ -127,108 +134,124 @@ template <int TABLES> __m512i pick(const __m512i * table, __m512i idx) {
     }
 }
 
-// Multipliers of n queries (up to BATCH) in the order in which fields meet them. Returns a bit for each whose largest
-// share of a logit is too large.
-template <int TABLES, bool WHOLE>
-unsigned prepare(const key_strip<TABLES, WHOLE> & k, const float * q, int ldq, int n, multipliers * mu, float * offset) {
-    __m512 m[BATCH][TABLES*4], sum[BATCH], top[2][BATCH];
-    for (int j = 0; j < BATCH; ++j) {
-        sum[j] = top[0][j] = top[1][j] = _mm512_setzero_ps();
-    }
-    for (int j = 0; j < n; ++j) {
-        for (int i = 0; i < k.vectors(); ++i) {
+// Multipliers of NR queries in the order in which fields meet them. Returns a bit for each whose largest share of a
+// logit is too large.
+template <int NR, bool APART, int TABLES, bool WHOLE>
+unsigned prepare(const key_strip<TABLES, WHOLE> & k, const float * q, int ldq, multipliers * mu, float * offset) {
+    __m512 m[NR][TABLES*4], sum[BATCH], top[2][BATCH];
+    xq_each<BATCH>([&](auto j) XQ_INLINE { sum[j] = top[0][j] = top[1][j] = _mm512_setzero_ps(); });
+    xq_each<NR>([&](auto j) XQ_INLINE {
+        xq_each<4*TABLES>([&](auto i) XQ_INLINE {
+            if (!WHOLE && i >= k.vectors()) {
+                m[j][i] = _mm512_setzero_ps();
+                return;
+            }
             const __m512 qi = _mm512_loadu_ps(q + (size_t) j*ldq + 16*i);
             m[j][i] = _mm512_mul_ps(qi, k.scale[i]);
             sum[j]  = _mm512_fmadd_ps(qi, k.zero[i], sum[j]);
             const __m512 size = _mm512_abs_ps(m[j][i]);
-            if (k.apart) {
+            if (APART) {
                 top[0][j] = _mm512_mask_max_ps(top[0][j], k.in_eight(i), top[0][j], size);
                 top[1][j] = _mm512_mask_max_ps(top[1][j], _knot_mask16(k.in_eight(i)), top[1][j], size);
             } else {
                 top[0][j] = _mm512_max_ps(top[0][j], size);
             }
-        }
-        for (int i = k.vectors(); i < TABLES*4; ++i) {
-            m[j][i] = _mm512_setzero_ps();
-        }
-    }
+        });
+    });
     _mm_storeu_ps(offset, sums(sum));
     alignas(16) float step[2][BATCH], inv[2][BATCH];
     unsigned coarse = 0;
-    for (int s = 0; s < (k.apart ? 2 : 1); ++s) {
+    for (int s = 0; s < (APART ? 2 : 1); ++s) {
         const __m128 most = maxima(top[s]);
         _mm_store_ps(step[s], _mm_mul_ps(most, _mm_set1_ps(1.0f/STEPS)));
         _mm_store_ps(inv[s], inverses(most));
         coarse |= (unsigned) _mm_movemask_ps(_mm_cmpgt_ps(_mm_mul_ps(most, _mm_set1_ps(k.most[s])), _mm_set1_ps(XQ_MAX_SHARE)));
     }
     const int slots = 4*k.f.n;
-    for (int j = 0; j < n; ++j) {
+    xq_each<NR>([&](auto j) XQ_INLINE {
         mu[j].step[0] = step[0][j];
-        mu[j].step[1] = step[k.apart ? 1 : 0][j]; // 3 bits: both planes
-        const __m512 inv0 = _mm512_set1_ps(inv[0][j]), inv1 = _mm512_set1_ps(inv[k.apart ? 1 : 0][j]);
-        __m512i hi[TABLES], lo[TABLES];
-        for (int t = 0; t < TABLES; ++t) {
-            for (int i = 4*t; i < 4*t + 4; ++i) {
-                m[j][i] = _mm512_mul_ps(m[j][i], k.apart ? _mm512_mask_blend_ps(k.in_eight(i), inv1, inv0) : inv0);
+        mu[j].step[1] = step[APART ? 1 : 0][j]; // 3 bits: both planes
+        const __m512 inv0 = _mm512_set1_ps(inv[0][j]), inv1 = _mm512_set1_ps(inv[APART ? 1 : 0][j]);
+        xq_each<4*TABLES>([&](auto i) XQ_INLINE {
+            m[j][i] = _mm512_mul_ps(m[j][i], APART ? _mm512_mask_blend_ps(k.in_eight(i), inv1, inv0) : inv0);
+        });
+        if constexpr (TABLES == 1) {
+            const shorts all = to_shorts(m[j]);
+            for (int i = 0; i < slots; i += 64) {
+                bytes_at(all, load(k.f.row + i), mu[j].hi + i, mu[j].lo + i);
             }
-            to_bytes(m[j] + 4*t, hi[t], lo[t]);
+        } else {
+            __m512i hi[TABLES], lo[TABLES];
+            for (int t = 0; t < TABLES; ++t) {
+                to_bytes(m[j] + 4*t, hi[t], lo[t]);
+            }
+            for (int i = 0; i < slots; i += 64) {
+                const __m512i idx = load(k.f.row + i);
+                _mm512_store_si512(mu[j].hi + i, pick<TABLES>(hi, idx));
+                _mm512_store_si512(mu[j].lo + i, pick<TABLES>(lo, idx));
+            }
         }
-        for (int i = 0; i < slots; i += 64) {
-            const __m512i idx = load(k.f.row + i);
-            _mm512_store_si512(mu[j].hi + i, pick<TABLES>(hi, idx));
-            _mm512_store_si512(mu[j].lo + i, pick<TABLES>(lo, idx));
-        }
+    });
+    return coarse & ((1u << NR) - 1);
+}
+
+// NR rows of all tiles. All tiles' multipliers first, then all products: one tile's are a long chain of short steps, and the
+// processor looks far enough ahead to work on the next tile's meanwhile, but not past a product.
+template <int NR, int TABLES, bool WHOLE>
+void score_rows(const key_strip<TABLES, WHOLE> * k, const xq_sealed_tiles & tiles, const float * q, int ldq, float * s, int lds, int j, uint64_t * coarse) {
+    multipliers mu[XQ_CHUNK_TILES][NR];
+    float offset[XQ_CHUNK_TILES][BATCH];
+    for (int t = 0; t < tiles.n; ++t) {
+        const unsigned bits = k[t].apart ? prepare<NR, true>(k[t], q, ldq, mu[t], offset[t]) : prepare<NR, false>(k[t], q, ldq, mu[t], offset[t]);
+        coarse[t] |= (uint64_t) bits << j;
     }
-    return coarse & ((1u << n) - 1);
+    for (int t = 0; t < tiles.n; ++t) {
+        product<NR>(k[t].f, tiles.codes[t], mu[t], offset[t], s + tiles.at[t], lds);
+    }
 }
 
 template <int TABLES, bool WHOLE>
-uint64_t key_scores(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n, float * s, int lds) {
-    key_strip<TABLES, WHOLE> k;
-    k.rows = side.rows;
-    side.meta == XQ_META_RANKED ? k.read_ranked(side, meta) : k.read_uniform(side, meta);
-    multipliers mu[BATCH];
-    float offset[BATCH];
-    uint64_t coarse = 0;
-    for (int j = 0; j < n; j += BATCH) {
-        const int nj = std::min(BATCH, n - j);
-        coarse |= (uint64_t) prepare(k, q + (size_t) j*ldq, ldq, nj, mu, offset) << j;
-        product(nj, k.f, codes, mu, offset, s + (size_t) j*lds, lds);
+void key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse) {
+    key_strip<TABLES, WHOLE> k[XQ_CHUNK_TILES];
+    for (int t = 0; t < tiles.n; ++t) {
+        k[t].n_rows = side.rows;
+        side.meta == XQ_META_RANKED ? k[t].read_ranked(side, tiles.meta[t]) : k[t].read_uniform(side, tiles.meta[t]);
+        coarse[t] = 0;
     }
-    return coarse;
+    for (int j = 0; j < n; j += BATCH, q += BATCH*(size_t) ldq, s += BATCH*(size_t) lds) {
+        switch (n - j) {
+            case 1:  score_rows<1>(k, tiles, q, ldq, s, lds, j, coarse); break;
+            case 2:  score_rows<2>(k, tiles, q, ldq, s, lds, j, coarse); break;
+            case 3:  score_rows<3>(k, tiles, q, ldq, s, lds, j, coarse); break;
+            default: score_rows<4>(k, tiles, q, ldq, s, lds, j, coarse); break;
+        }
+    }
 }
 
 } // namespace
 
-uint64_t xq_avx512_key_scores(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n, float * s, int lds) {
-    switch (side.rows) {
-        case 64:  return key_scores<1, true>(side, codes, meta, q, ldq, n, s, lds);
-        case 128: return key_scores<2, true>(side, codes, meta, q, ldq, n, s, lds);
-        case 256: return key_scores<4, true>(side, codes, meta, q, ldq, n, s, lds);
-        default: break;
-    }
-    if (side.rows % 16 != 0) { // rows in whole vectors
-        return xq_kernels_avx2.key_scores(side, codes, meta, q, ldq, n, s, lds);
-    }
-    return side.rows < 64  ? key_scores<1, false>(side, codes, meta, q, ldq, n, s, lds)
-         : side.rows < 128 ? key_scores<2, false>(side, codes, meta, q, ldq, n, s, lds)
-                           : key_scores<4, false>(side, codes, meta, q, ldq, n, s, lds);
+void xq_avx512_key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse) {
+    const auto run = side.rows % 16 != 0 ? xq_kernels_avx2.key_scores // rows in whole vectors
+        : side.rows == 64  ? key_scores<1, true>
+        : side.rows == 128 ? key_scores<2, true>
+        : side.rows == 256 ? key_scores<4, true>
+        : side.rows < 64   ? key_scores<1, false>
+        : side.rows < 128  ? key_scores<2, false>
+                           : key_scores<4, false>;
+    run(side, tiles, q, ldq, n, s, lds, coarse);
 }
 
 // ---- softmax -----------------------------------------------------------------------------------------------
 
-// e^x for x <= 0: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' coefficients, as in avx2.cpp).
+// e^x for x <= 0: 2^floor(t) times 2^f, f the rest, by a polynomial that is 1 at 0 (least relative error on [0, 1), 1.4e-7 in f32).
 static __m512 exp16(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-110.0f)); // -inf too: 2^-158 is 0
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 y = _mm512_set1_ps(1.9875691500e-4f);
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) {
-        y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(c));
+    const __m512 t = _mm512_max_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _mm512_set1_ps(-160.0f)); // -inf too: 2^-160 is 0
+    const __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);
+    __m512 y = _mm512_set1_ps(1.86713017e-3f);
+    for (float c : {9.01702978e-3f, 5.57999127e-2f, 2.40164444e-1f, 6.93151295e-1f, 1.0f}) {
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(c));
     }
-    y = _mm512_fmadd_ps(y, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(y, n);
+    return _mm512_scalef_ps(y, t); // takes the floor itself
 }
 
 float xq_avx512_softmax(float * s, int n, float * sum) {

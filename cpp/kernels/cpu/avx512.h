@@ -4,7 +4,9 @@
 
 #include "kernels/cpu/kernels.h"
 
-uint64_t xq_avx512_key_scores(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n,
-                              float * s, int lds);
-void xq_avx512_add_values(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo);
+void xq_avx512_key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse);
+void xq_avx512_add_values(const xq_side & side, const xq_sealed_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo);
 float xq_avx512_softmax(float * s, int n, float * sum);
+void xq_avx512_gemm32(const float * a, int lda, int n, const float * b, int rows, float * c, int ldc);
+void xq_avx512_gemm32_f16(const float * a, int lda, int n, const uint16_t * b, size_t ldb, int rows, int lanes, float * c, int ldc);
+void xq_avx512_transpose_f16(const uint16_t * k, size_t ldk, int dim, float * out);

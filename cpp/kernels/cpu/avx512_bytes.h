@@ -8,6 +8,7 @@
 #pragma once
 
 #include "format/xq_format.h"
+#include "kernels/cpu/each.h"
 
 #include <immintrin.h>
 
@@ -48,16 +49,33 @@ inline void dot(__m512i & acc, __m512i c, __m512i m) {
 #endif
 }
 
-// 64 multipliers, already in steps, to bytes in row order.
+// 64 multipliers, already in steps, as 16-bit numbers. `low_byte` tells where they are: packs works by quarters.
+struct shorts { __m512i a, b; };
+inline shorts to_shorts(const __m512 * m) {
+    return {_mm512_packs_epi32(_mm512_cvtps_epi32(m[0]), _mm512_cvtps_epi32(m[1])), _mm512_packs_epi32(_mm512_cvtps_epi32(m[2]), _mm512_cvtps_epi32(m[3]))};
+}
+constexpr int low_byte(int i) { return i/32*64 + i%16/4*16 + i%32/16*8 + i%4*2; }
+
+// lo is a number's own low byte, hi the high byte after rounding. at: low_byte of the multipliers wanted.
+inline void bytes_at(const shorts & m, __m512i at, int8_t * hi, int8_t * lo) {
+    const __m512i half = _mm512_set1_epi16(128), high = _mm512_or_si512(at, _mm512_set1_epi8(1));
+    _mm512_store_si512(hi, _mm512_permutex2var_epi8(_mm512_add_epi16(m.a, half), high, _mm512_add_epi16(m.b, half)));
+    _mm512_store_si512(lo, _mm512_permutex2var_epi8(m.a, at, m.b));
+}
+
+// All 64 in row order.
 inline void to_bytes(const __m512 * m, __m512i & hi, __m512i & lo) {
-    const __m512i back = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); // packs works by quarters
-    const __m512i a = _mm512_packs_epi32(_mm512_cvtps_epi32(m[0]), _mm512_cvtps_epi32(m[1]));
-    const __m512i b = _mm512_packs_epi32(_mm512_cvtps_epi32(m[2]), _mm512_cvtps_epi32(m[3]));
-    const __m512i half = _mm512_set1_epi16(128);
-    const __m512i ha = _mm512_srai_epi16(_mm512_add_epi16(a, half), 8), hb = _mm512_srai_epi16(_mm512_add_epi16(b, half), 8);
-    const __m512i la = _mm512_sub_epi16(a, _mm512_slli_epi16(ha, 8)), lb = _mm512_sub_epi16(b, _mm512_slli_epi16(hb, 8));
-    hi = _mm512_permutexvar_epi32(back, _mm512_packs_epi16(ha, hb));
-    lo = _mm512_permutexvar_epi32(back, _mm512_packs_epi16(la, lb));
+    alignas(64) static constexpr bytes64 low = [] {
+        bytes64 at{};
+        for (int i = 0; i < 64; ++i) {
+            at[i] = (uint8_t) low_byte(i);
+        }
+        return at;
+    }();
+    alignas(64) int8_t h[64], l[64];
+    bytes_at(to_shorts(m), load(low.data()), h, l);
+    hi = load(h);
+    lo = load(l);
 }
 
 // One number out of each of four vectors, by an operation on pairs.

@@ -10,7 +10,7 @@
 
 namespace xq_avx512 {
 
-constexpr int MOST_FIELDS = 160;             // 3-bit rows of a head dim of 256 take 128, the longest step 16 more
+constexpr int MOST_FIELDS = 192;             // 3-bit rows of a head dim of 256 take 128, and a class is written as if it had 256 rows
 constexpr int ROOM        = 4*MOST_FIELDS;   // bytes of multipliers of a row
 
 using dwords16 = std::array<uint32_t, 16>;
@@ -54,19 +54,23 @@ struct fields {
     alignas(64) uint32_t word[MOST_FIELDS], shift[MOST_FIELDS], mask[MOST_FIELDS];
     alignas(64) uint8_t  row[ROOM];
 
-    // `rows` rows of one width, in words from `first` on; row[4*n ...] must name them in ascending order. Returns the words.
-    int add(int bits, int rows, int first) {
+    // `rows` rows of one width (up to 64*TABLES), in words from `first` on; which[] names them in
+    // ascending order. Returns the words.
+    template <int TABLES> int add(int bits, int rows, int first, const __m512i * which) {
         const width & w = of_bits(bits);
-        for (int i = 0; i < rows; i += 64) {
-            add_rows(w, i, load(row + 4*n + i));
-        }
-        return add_words(w, rows, first);
-    }
-    // The same for up to 64 rows, named by `which`.
-    int add(int bits, int rows, int first, __m512i which) {
-        const width & w = of_bits(bits);
-        add_rows(w, 0, which);
-        return add_words(w, rows, first);
+        const int words = ((rows << w.log) + 31) >> 5;
+        const __m512i fields_mask = _mm512_set1_epi32(((1 << (1 << w.log)) - 1)*0x01010101), shifts = load(w.shift.data()), order = load(w.order.data());
+        __m512i at = _mm512_add_epi32(load(w.word.data()), _mm512_set1_epi32(first*XQ_LANES*4));
+        const __m512i step = _mm512_set1_epi32((2 << w.log)*XQ_LANES*4); // words of 16 fields
+        xq_each<TABLES>([&](auto t) XQ_INLINE {                            // which meet 64 rows
+            _mm512_storeu_si512(row   + 4*n + 64*t, _mm512_permutexvar_epi8(order, which[t]));
+            _mm512_storeu_si512(word  + n + 16*t, at);
+            _mm512_storeu_si512(shift + n + 16*t, shifts);
+            _mm512_storeu_si512(mask  + n + 16*t, fields_mask);
+            at = _mm512_add_epi32(at, step);
+        });
+        n += words << (3 - w.log);
+        return words;
     }
 
     void close(float weight_of = 1.0f) {
@@ -74,25 +78,6 @@ struct fields {
         end[segments++] = n;
     }
 
-private:
-    void add_rows(const width & w, int at, __m512i which) { _mm512_storeu_si512(row + 4*n + at, _mm512_permutexvar_epi8(load(w.order.data()), which)); }
-
-    int add_words(const width & w, int rows, int first) {
-        const int words = ((rows << w.log) + 31) >> 5, count = words << (3 - w.log);
-        const __m512i fields_mask = _mm512_set1_epi32(((1 << (1 << w.log)) - 1)*0x01010101), shifts = load(w.shift.data());
-        __m512i at = _mm512_add_epi32(load(w.word.data()), _mm512_set1_epi32(first*XQ_LANES*4));
-        const __m512i step = _mm512_set1_epi32((2 << w.log)*XQ_LANES*4); // words of 16 fields
-        for (int i = n; i < n + count; i += 16) {
-            _mm512_storeu_si512(word + i, at);
-            _mm512_storeu_si512(shift + i, shifts);
-            _mm512_storeu_si512(mask + i, fields_mask);
-            at = _mm512_add_epi32(at, step);
-        }
-        n += count;
-        return words;
-    }
-
-public:
     // Four rows of 16 lanes.
     __m512i codes(int i, const uint32_t * strip) const {
         const __m512i w = load((const char *) strip + word[i]);
@@ -134,16 +119,6 @@ template <int NR> void product(const fields & f, const uint32_t * codes, const m
         for (int half = 0; half < 2; ++half) {
             _mm512_storeu_ps(out + (size_t) r*ldo + 16*half, total[r][half]);
         }
-    }
-}
-
-// The same for n rows, 1 to BATCH.
-inline void product(int n, const fields & f, const uint32_t * codes, const multipliers * mu, const float * offset, float * out, int ldo) {
-    switch (n) {
-        case 1:  product<1>(f, codes, mu, offset, out, ldo); break;
-        case 2:  product<2>(f, codes, mu, offset, out, ldo); break;
-        case 3:  product<3>(f, codes, mu, offset, out, ldo); break;
-        default: product<4>(f, codes, mu, offset, out, ldo); break;
     }
 }
 

@@ -45,42 +45,39 @@ struct multipliers {
 
 // o[r][32] += offset[r] + step[r] * (codes of one plane of every tile, `first` words into it, times multipliers of row r)
 template <int B, int NR>
-void product(const xq_value_tiles & tiles, size_t first, const multipliers * mu, const float * step, const float * offset, float * o, int ldo) {
+void product(const xq_sealed_tiles & tiles, size_t first, const multipliers * mu, const float * step, const float * offset, float * o, int ldo) {
     constexpr int FIELDS = 8/B;
     const __m512i mask = _mm512_set1_epi8((char) ((1 << B) - 1));
     __m512i hi[NR][2], lo[NR][2];
-    for (int r = 0; r < NR; ++r) {
-        hi[r][0] = hi[r][1] = lo[r][0] = lo[r][1] = _mm512_setzero_si512();
-    }
+    xq_each<NR>([&](auto r) XQ_INLINE { hi[r][0] = hi[r][1] = lo[r][0] = lo[r][1] = _mm512_setzero_si512(); });
     for (int t = 0; t < tiles.n; ++t) {
-        for (int w = 0; w < B; ++w) { // 32 rows
-            const uint32_t * word = tiles.codes[t] + first + (size_t) w*XQ_LANES;
+        const uint32_t * word = tiles.codes[t] + first;
+        for (int at = t*XQ_TILE; at < (t + 1)*XQ_TILE; at += 4*FIELDS, word += XQ_LANES) { // the rows of a word
             const __m512i w0 = load(word), w1 = load(word + 16);
-            for (int k = 0; k < FIELDS; ++k) {
+            xq_each<FIELDS>([&](auto k) XQ_INLINE {
                 const __m512i c0 = _mm512_and_si512(_mm512_srli_epi32(w0, k*B), mask), c1 = _mm512_and_si512(_mm512_srli_epi32(w1, k*B), mask);
-                const int at = t*XQ_TILE + (w*FIELDS + k)*4;
-                for (int r = 0; r < NR; ++r) {
-                    const __m512i h = four_bytes(mu[r].hi + at), l = four_bytes(mu[r].lo + at);
+                xq_each<NR>([&](auto r) XQ_INLINE {
+                    const __m512i h = four_bytes(mu[r].hi + at + 4*k), l = four_bytes(mu[r].lo + at + 4*k);
                     dot(hi[r][0], c0, h);
                     dot(hi[r][1], c1, h);
                     dot(lo[r][0], c0, l);
                     dot(lo[r][1], c1, l);
-                }
-            }
+                });
+            });
         }
     }
-    for (int r = 0; r < NR; ++r) {
-        for (int half = 0; half < 2; ++half) {
+    xq_each<NR>([&](auto r) XQ_INLINE {
+        xq_each<2>([&](auto half) XQ_INLINE {
             float * out = o + (size_t) r*ldo + 16*half;
             const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(hi[r][half], 8), lo[r][half]);
             const __m512 start = _mm512_add_ps(_mm512_loadu_ps(out), _mm512_set1_ps(offset[r]));
             _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(step[r]), start));
-        }
-    }
+        });
+    });
 }
 
 template <int B>
-void product_of(int n, const xq_value_tiles & tiles, size_t first, const multipliers * mu, const float * step, const float * offset, float * o, int ldo) {
+void product_of(int n, const xq_sealed_tiles & tiles, size_t first, const multipliers * mu, const float * step, const float * offset, float * o, int ldo) {
     switch (n) {
         case 1:  product<B, 1>(tiles, first, mu, step, offset, o, ldo); break;
         case 2:  product<B, 2>(tiles, first, mu, step, offset, o, ldo); break;
@@ -92,7 +89,7 @@ void product_of(int n, const xq_value_tiles & tiles, size_t first, const multipl
 // One group of strips, up to BATCH rows of weights.
 class batch {
 public:
-    batch(const xq_value_tiles & tiles, const value_meta * meta, const float * p, int ldp, int n) : tiles(tiles), n(n) {
+    batch(const xq_sealed_tiles & tiles, const value_meta * meta, const float * p, int ldp, int n) : tiles(tiles), n(n) {
         __m512 sum[BATCH], top[BATCH];
         for (int j = 0; j < BATCH; ++j) {
             sum[j] = top[j] = _mm512_setzero_ps();
@@ -116,8 +113,14 @@ public:
     }
 
     template <int B> void order() {
-        alignas(64) static constexpr bytes64 fields = word_order(B);
-        const __m512i by = load(fields.data());
+        alignas(64) static constexpr bytes64 fields = [] {
+            bytes64 at = word_order(B);
+            for (uint8_t & i : at) {
+                i = (uint8_t) low_byte(i);
+            }
+            return at;
+        }();
+        const __m512i at = load(fields.data());
         for (int j = 0; j < n; ++j) {
             const __m512 f = _mm512_set1_ps(inv[j]);
             for (int i = 0; i < 2*tiles.n; i += 4) { // two tiles, 64 multipliers
@@ -125,10 +128,7 @@ public:
                 for (int k = 0; k < 4; ++k) {
                     steps[k] = _mm512_mul_ps(scaled[j][i + k], f);
                 }
-                __m512i hi, lo;
-                to_bytes(steps, hi, lo);
-                _mm512_store_si512(mu[j].hi + 16*i, _mm512_permutexvar_epi8(by, hi));
-                _mm512_store_si512(mu[j].lo + 16*i, _mm512_permutexvar_epi8(by, lo));
+                bytes_at(to_shorts(steps), at, mu[j].hi + 16*i, mu[j].lo + 16*i);
             }
         }
     }
@@ -143,7 +143,7 @@ public:
     }
 
 private:
-    const xq_value_tiles & tiles;
+    const xq_sealed_tiles & tiles;
     const int n;
     __m512 scaled[BATCH][2*XQ_CHUNK_TILES + 2];
     multipliers mu[BATCH];
@@ -160,7 +160,7 @@ template <int B> void add_plane(batch & b, int g, int end, int words, int word, 
 
 } // namespace
 
-void xq_avx512_add_values(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo) {
+void xq_avx512_add_values(const xq_side & side, const xq_sealed_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo) {
     const int words = xq_side_words(side);
     for (int g = 0; g < side.strips;) {
         int end = g + 1; // strips that share these scales

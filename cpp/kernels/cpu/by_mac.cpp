@@ -9,8 +9,8 @@ constexpr int BATCH = 6; // rows of multipliers on the stack
 } // namespace
 
 // s[lane] = sum_i (q_i scale_i) code_i[lane]  +  sum_i q_i zero_i
-uint64_t xq_key_scores(const xq_cpu_kernels & kern, const xq_side & side, const uint32_t * codes, const uint8_t * meta,
-                       const float * q, int ldq, int n, float * s, int lds) {
+static uint64_t tile_scores(const xq_cpu_kernels & kern, const xq_side & side, const uint32_t * codes, const uint8_t * meta,
+                            const float * q, int ldq, int n, float * s, int lds) {
     constexpr int STRIDE = XQ_MAX_HEAD_DIM + 4*XQ_LANES;
     alignas(32) float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM], m[BATCH*STRIDE], row[XQ_MAX_HEAD_DIM];
     const bool ranked = side.meta == XQ_META_RANKED;
@@ -39,6 +39,13 @@ uint64_t xq_key_scores(const xq_cpu_kernels & kern, const xq_side & side, const 
         }
     }
     return coarse;
+}
+
+void xq_key_scores(const xq_cpu_kernels & kern, const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n,
+                   float * s, int lds, uint64_t * coarse) {
+    for (int i = 0; i < tiles.n; ++i) {
+        coarse[i] = tile_scores(kern, side, tiles.codes[i], tiles.meta[i], q, ldq, n, s + tiles.at[i], lds);
+    }
 }
 
 // o[lane] += sum_t (p_t scale_t) code_t[lane]  +  sum_t p_t zero_t, strip by strip
@@ -72,7 +79,7 @@ static void add_tile(const xq_cpu_kernels & kern, const xq_side & side, const ui
     }
 }
 
-void xq_add_values(const xq_cpu_kernels & kern, const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n,
+void xq_add_values(const xq_cpu_kernels & kern, const xq_side & side, const xq_sealed_tiles & tiles, const float * p, int ldp, int n,
                    float * o, int ldo) {
     for (int i = 0; i < tiles.n; ++i) {
         add_tile(kern, side, tiles.codes[i], tiles.meta[i], p + tiles.at[i], ldp, n, o, ldo);

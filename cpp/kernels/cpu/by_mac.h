@@ -3,8 +3,8 @@
 
 #include "kernels/cpu/kernels.h"
 
-uint64_t xq_key_scores(const xq_cpu_kernels & kern, const xq_side & side, const uint32_t * codes, const uint8_t * meta,
-                       const float * q, int ldq, int n, float * s, int lds);
+void xq_key_scores(const xq_cpu_kernels & kern, const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n,
+                   float * s, int lds, uint64_t * coarse);
 
-void xq_add_values(const xq_cpu_kernels & kern, const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n,
+void xq_add_values(const xq_cpu_kernels & kern, const xq_side & side, const xq_sealed_tiles & tiles, const float * p, int ldp, int n,
                    float * o, int ldo);

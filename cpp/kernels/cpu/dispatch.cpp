@@ -7,18 +7,21 @@
 #if XQ_HAVE_AVX512
 static bool has_avx512() {
     return xq_kernels_avx2.supported() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
-           __builtin_cpu_supports("avx512vbmi2");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
 }
 
 static const xq_cpu_kernels & avx512() {
     static const xq_cpu_kernels k = [] {
         xq_cpu_kernels of = xq_kernels_avx2;
-        of.name       = "avx512";
-        of.supported  = has_avx512;
-        of.key_scores = xq_avx512_key_scores;
-        of.add_values = xq_avx512_add_values;
-        of.softmax    = xq_avx512_softmax;
+        of.name          = "avx512";
+        of.supported     = has_avx512;
+        of.key_scores    = xq_avx512_key_scores;
+        of.add_values    = xq_avx512_add_values;
+        of.softmax       = xq_avx512_softmax;
+        of.gemm32        = xq_avx512_gemm32;
+        of.gemm32_f16    = xq_avx512_gemm32_f16;
+        of.transpose_f16 = xq_avx512_transpose_f16;
         return of;
     }();
     return k;

@@ -139,11 +139,11 @@ float softmax(float * s, int n, float * sum) {
     return top;
 }
 
-uint64_t key_scores(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n, float * s, int lds) {
-    return xq_key_scores(xq_kernels_generic, side, codes, meta, q, ldq, n, s, lds);
+void key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse) {
+    xq_key_scores(xq_kernels_generic, side, tiles, q, ldq, n, s, lds, coarse);
 }
 
-void add_values(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo) {
+void add_values(const xq_side & side, const xq_sealed_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo) {
     xq_add_values(xq_kernels_generic, side, tiles, p, ldp, n, o, ldo);
 }
 

@@ -31,12 +31,12 @@ void xq_read_segments(const xq_side & side, const uint8_t * meta, xq_segments & 
 // always summed apart and folded in order, so results depend neither on threads nor on the batch.
 constexpr int XQ_CHUNK_TILES = 8;
 
-// Sealed tiles of one chunk and head whose values are wanted, in order.
-struct xq_value_tiles {
+// Sealed tiles of one chunk and head, in order: their keys or their values.
+struct xq_sealed_tiles {
     int n = 0;
     const uint32_t * codes[XQ_CHUNK_TILES];
     const uint8_t  * meta[XQ_CHUNK_TILES];
-    int at[XQ_CHUNK_TILES]; // where in a row of weights the tile's 32 are
+    int at[XQ_CHUNK_TILES]; // where in a row of logits or weights the tile's 32 are
 };
 
 struct xq_cpu_kernels {
@@ -57,14 +57,13 @@ struct xq_cpu_kernels {
     // (stride m_stride). Codes stay packed; bits 1, 2, 3, 4 or 8. A row's result does not depend on the other rows.
     void (*mac)(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc, int ldc);
 
-    // s[j][32] (stride lds) = q[j] . keys of a sealed strip, n rows (at most XQ_MOST_ROWS, stride ldq). Bit j of the
-    // result: a channel's share of row j's logits exceeds XQ_MAX_SHARE, and integers would be too coarse; its
+    // s[j][at ... at + 31] (stride lds) = q[j] . keys of every tile, n rows (at most XQ_MOST_ROWS, stride ldq). Bit j of
+    // coarse[tile]: a channel's share of row j's logits exceeds XQ_MAX_SHARE, and integers would be too coarse; these
     // scores are left to the caller.
-    uint64_t (*key_scores)(const xq_side & side, const uint32_t * codes, const uint8_t * meta, const float * q, int ldq, int n,
-                           float * s, int lds);
+    void (*key_scores)(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse);
 
     // o[j] (stride ldo, strips*32 wide) += sum_t p[j][t] * value[t], of all strips and tiles, n rows.
-    void (*add_values)(const xq_side & side, const xq_value_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo);
+    void (*add_values)(const xq_side & side, const xq_sealed_tiles & tiles, const float * p, int ldp, int n, float * o, int ldo);
 
     // Quantise a strip: contract of xq_ref_seal_strip (reference.h), codes bit-exact.
     void (*seal_strip)(const xq_side & side, const float * x, const uint8_t * row_ok, uint32_t lane_mask,
