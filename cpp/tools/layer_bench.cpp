@@ -11,11 +11,13 @@ namespace {
 
 constexpr int LAYERS = 30, D = 64, KV_HEADS = 3, HEADS = 9;
 constexpr int SAMPLES = 16; // different sealed strips, dealt out to all tiles
+constexpr int PAGES = 5;    // the sink tile and the newest 128 tokens
 
 struct model {
     // all layers, one behind the other
     std::vector<uint32_t> k_codes, v_codes;
     std::vector<uint8_t> k_meta, v_meta;
+    std::vector<uint16_t> k_pages, v_pages;
     std::vector<float> q = std::vector<float>(HEADS*D), parts, out = std::vector<float>(HEADS*D);
     std::vector<uint16_t> mask;
     std::vector<int32_t> table;
@@ -31,8 +33,11 @@ struct model {
         mask.resize(tokens);
         table = {0, tiles, 0, 0, 0, 0, 0, 0, tokens};
         for (int t = 0; t < tiles; ++t) {
-            table.insert(table.end(), {-1, 0});
+            const int page = t == 0 ? 0 : t - (tiles - PAGES) > 0 ? t - (tiles - PAGES) : -1;
+            table.insert(table.end(), {page, page >= 0 ? XQ_NOT_SEALED : 0});
         }
+        k_pages.resize((size_t) LAYERS*PAGES*XQ_TILE*KV_HEADS*D, 0x3000); // f16
+        v_pages = k_pages;
         parts.resize((size_t) xq_attend_parts(1, 1, KV_HEADS, HEADS, tokens, D)*HEADS*(D + 2));
         fill(rng);
     }
@@ -82,6 +87,9 @@ struct model {
             a.layer.v_codes = &v_codes[heads*xq_head_words(v)];
             a.layer.k_meta = &k_meta[heads*xq_head_meta_bytes(k)];
             a.layer.v_meta = &v_meta[heads*xq_head_meta_bytes(v)];
+            a.layer.k_pages = &k_pages[l*PAGES*XQ_TILE*KV_HEADS*D];
+            a.layer.v_pages = &v_pages[l*PAGES*XQ_TILE*KV_HEADS*D];
+            a.layer.k_row = a.layer.v_row = KV_HEADS*D;
             a.q = q.data();
             a.q_token = HEADS*D;
             a.q_head = D;
