@@ -21,7 +21,8 @@ CPU = CPP / "kernels" / "cpu"
 CROSS = "aarch64-linux-gnu-"
 BUDGETS = ("REQUIRED", "MAC", "MAC_BYTES", "MAC_OUTLIER", "ATTENTION", "ATTENTION_SHARP")
 PORTABLE = [CPU / f"{name}.cpp" for name in ("attend", "by_mac", "dispatch", "generic", "seal")]
-PORTABLE += [CPU / "segments.cpp", CPP / "reference" / "reference.cpp", HERE / "test_neon.cpp"]
+PORTABLE += [CPU / "segments.cpp", CPP / "reference" / "reference.cpp"]
+PORTABLE += [HERE / f"test_{name}.cpp" for name in ("neon", "strips", "products", "layers")]
 FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-ffp-contract=off"]
 FLAGS += [f"-I{path}" for path in (CPP, HERE, HERE / "stub", TESTS / "cpp")]
 FLAGS += [f"-DBUDGET_{name}={getattr(budgets, name)}" for name in BUDGETS]
