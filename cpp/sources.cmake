@@ -18,6 +18,7 @@ set(XQ_SOURCES
     kernels/cpu/avx512.cpp
     kernels/cpu/avx512_pages.cpp
     kernels/cpu/avx512_values.cpp
+    kernels/cpu/avx_vnni.cpp
     kernels/cpu/by_mac.cpp
     kernels/cpu/dispatch.cpp
     kernels/cpu/generic.cpp

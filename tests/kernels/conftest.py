@@ -6,7 +6,7 @@ import pytest
 
 from .lib import implementations
 
-KNOWN = ("avx512", "avx2", "neon-dotprod", "neon", "generic")
+KNOWN = ("avx512", "avx-vnni", "avx2", "neon-dotprod", "neon", "generic")
 
 
 @pytest.fixture(params=KNOWN)

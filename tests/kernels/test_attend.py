@@ -8,6 +8,7 @@ from oracle.side import FIT_LS, FIT_MINMAX, META_F16, META_Q8
 
 from .budgets import ATTENTION, REQUIRED, assert_near, nmse
 from .case import Case, Shape, build
+from .lib import implementations
 from .shapes import FEATURES, deal, label
 
 BITS = (1, 2, 3, 4)
@@ -146,6 +147,15 @@ def test_followers(impl: str, tokens: int, fit: int) -> None:
     for bits in (1, 2, 3, 4):
         shape = Shape(k_bits=bits, v_bits=bits, tokens=tokens, follow=True, fit=fit)
         assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
+
+
+@pytest.mark.parametrize("shape", deal(24, WIDTHS, METAS, FEATURES), ids=label)
+def test_vnni_gives_the_bits_of_avx2(shape: Shape) -> None:
+    """Sums of integers are exact, however they were added up."""
+    if "avx-vnni" not in implementations():
+        pytest.skip("this machine or build has no avx-vnni kernels")
+    case = build(shape)
+    assert (case.run("avx-vnni") == case.run("avx2")).all()
 
 
 def test_unknown_implementations_are_refused() -> None:

@@ -24,7 +24,7 @@ from .groups import GROUPS
 from .kernels import Kernels, load_kernels
 from .timing import STOCK_NAMES, time_caches
 
-KNOWN = ("avx512", "avx2", "neon-dotprod", "neon", "generic")
+KNOWN = ("avx512", "avx-vnni", "avx2", "neon-dotprod", "neon", "generic")
 """CPU implementations that there are."""
 
 _ALL = -1  # layers on the GPU

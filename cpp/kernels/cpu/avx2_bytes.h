@@ -1,10 +1,11 @@
-// Multipliers as bytes, for maddubs: what avx2.cpp (keys) and avx2_values.cpp share.
+// Multipliers as bytes, for maddubs or vpdpbusd: what avx2_mac.h (keys) and avx2_values.h share.
 //
 // Multipliers are quantised to 15 bits, m = step * (256*hi + lo) with hi and lo in int8. A word holds one lane's rows;
 // (word >> k) & mask leaves four of them in its bytes, which maddubs multiplies by four broadcast int8 multipliers. hi and
 // lo share the unpacked codes, so 15 bits cost half as much again as 8.
 #pragma once
 
+#include "kernels/cpu/each.h"
 #include "kernels/cpu/kernels.h"
 
 #include <immintrin.h>
@@ -42,6 +43,18 @@ inline float hsum(__m256 v) {
 }
 
 inline __m256i broadcast4(const int8_t * p) { int v; std::memcpy(&v, p, 4); return _mm256_set1_epi32(v); }
+
+#if XQ_AVX_VNNI
+inline __m256i load8(const uint32_t * p) { return _mm256_loadu_si256((const __m256i *) p); }
+
+// acc += four bytes of m times those of c, in two vectors. As assembly, for GCC 12's copies (avx512_bytes.h).
+inline void dot_two(__m256i * acc, __m256i c0, __m256i c1, __m256i m) {
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc[0]) : "x"(c0), "x"(m));
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc[1]) : "x"(c1), "x"(m));
+}
+
+inline __m256i sixteen_bits(__m256i hi, __m256i lo) { return _mm256_add_epi32(_mm256_slli_epi32(hi, 8), lo); }
+#endif
 
 // 16 multipliers, already in steps, to bytes in row order.
 inline void to_bytes(__m256 m0, __m256 m1, __m128i & hi8, __m128i & lo8) {

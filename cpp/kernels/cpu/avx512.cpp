@@ -10,7 +10,6 @@ using namespace xq_avx512;
 
 namespace {
 
-
 // ---- keys --------------------------------------------------------------------------------------------------
 
 // What a strip's rows share for all queries. Rows of 8 bits have far smaller scales than the others, and steps of
@@ -123,11 +122,9 @@ template <int TABLES, bool WHOLE> struct key_strip {
     }
 };
 
-// Bytes that idx names out of 64, 128 or 256.
+// Bytes that idx names out of 128 or 256.
 template <int TABLES> __m512i pick(const __m512i * table, __m512i idx) {
-    if constexpr (TABLES == 1) {
-        return _mm512_permutexvar_epi8(idx, table[0]);
-    } else if constexpr (TABLES == 2) {
+    if constexpr (TABLES == 2) {
         return _mm512_permutex2var_epi8(table[0], idx, table[1]);
     } else {
         return _mm512_mask_blend_epi8(_mm512_movepi8_mask(idx), pick<2>(table, idx), pick<2>(table + 2, idx));

@@ -1,8 +1,40 @@
 #include "kernels/cpu/avx512.h"
+#include "kernels/cpu/avx_vnni.h"
+#include "kernels/cpu/by_mac.h"
 #include "kernels/cpu/kernels.h"
+
+#if XQ_HAVE_AVX_VNNI
+#include <cpuid.h>
+#endif
 
 #include <cstdlib>
 #include <cstring>
+
+#if XQ_HAVE_AVX_VNNI
+static bool has_avx_vnni() { // by leaf 7.1: compilers learnt its name late
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return xq_kernels_avx2.supported() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+static const xq_cpu_kernels & avx_vnni();
+
+static void avx_vnni_key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse) {
+    xq_key_scores(avx_vnni(), side, tiles, q, ldq, n, s, lds, coarse);
+}
+
+static const xq_cpu_kernels & avx_vnni() {
+    static const xq_cpu_kernels k = [] {
+        xq_cpu_kernels of = xq_kernels_avx2;
+        of.name       = "avx-vnni";
+        of.supported  = has_avx_vnni;
+        of.mac        = xq_avx_vnni_mac;
+        of.key_scores = avx_vnni_key_scores;
+        of.add_values = xq_avx_vnni_add_values;
+        return of;
+    }();
+    return k;
+}
+#endif
 
 #if XQ_HAVE_AVX512
 static bool has_avx512() {
@@ -32,6 +64,9 @@ int xq_cpu_list(const xq_cpu_kernels ** out, int max) {
     static const xq_cpu_kernels * const all[] = {
 #if XQ_HAVE_AVX512
         &avx512(),
+#endif
+#if XQ_HAVE_AVX_VNNI
+        &avx_vnni(),
 #endif
 #if XQ_HAVE_AVX2
         &xq_kernels_avx2,
