@@ -112,7 +112,7 @@ std::vector<kernel> all_kernels() {
         add_side(out, std::to_string(bits), keys(bits, 0), true);
     }
     for (double bits : {1.5, 2.0, 3.0, 4.5}) {
-        char name[16];
+        char name[32];
         std::snprintf(name, sizeof(name), "ranked%g", bits);
         add_side(out, name, keys(0, bits), true);
     }

@@ -1,7 +1,7 @@
 // AVX2 + FMA + F16C implementation.
 //
-// mac: avx2_mac.h; values: avx2_values.cpp; sealing: avx2_seal.cpp.
-#include "kernels/cpu/avx2_mac.h"
+// mac: avx2_mac.h; ranked keys: avx2_keys.h; values: avx2_values.cpp; sealing: avx2_seal.cpp.
+#include "kernels/cpu/avx2_keys.h"
 #include "kernels/cpu/by_mac.h"
 
 #include "format/xq_ranked.h"
@@ -342,6 +342,9 @@ float softmax(float * s, int n, float * sum) {
 }
 
 void key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse) {
+    if (has_key_strips(side)) {
+        return scores_of_strips(side, tiles, q, ldq, n, s, lds, coarse);
+    }
     xq_key_scores(xq_kernels_avx2, side, tiles, q, ldq, n, s, lds, coarse);
 }
 

@@ -19,7 +19,9 @@ static bool has_avx_vnni() { // by leaf 7.1: compilers learnt its name late
 static const xq_cpu_kernels & avx_vnni();
 
 static void avx_vnni_key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse) {
-    xq_key_scores(avx_vnni(), side, tiles, q, ldq, n, s, lds, coarse);
+    if (!xq_avx_vnni_key_scores(side, tiles, q, ldq, n, s, lds, coarse)) {
+        xq_key_scores(avx_vnni(), side, tiles, q, ldq, n, s, lds, coarse);
+    }
 }
 
 static const xq_cpu_kernels & avx_vnni() {
