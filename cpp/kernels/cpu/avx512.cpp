@@ -33,7 +33,7 @@ template <int TABLES, bool WHOLE> struct key_strip {
         alignas(64) static constexpr bytes64 count = [] {
             bytes64 b{};
             for (int i = 0; i < 64; ++i) {
-                b[i] = (uint8_t) (TABLES == 1 ? low_byte(i) : i); // as prepare() looks them up
+                b[i] = TABLES == 1 ? LOW_BYTES[i] : (uint8_t) i; // as prepare() looks them up
             }
             return b;
         }();
@@ -175,12 +175,16 @@ unsigned prepare(const key_strip<TABLES, WHOLE> & k, const float * q, int ldq, m
         if constexpr (TABLES == 1) {
             const shorts all = to_shorts(m[j]);
             for (int i = 0; i < slots; i += 64) {
-                bytes_at(all, load(k.f.row + i), mu[j].hi + i, mu[j].lo + i);
+                const halves h = bytes_at(all, load(k.f.row + i));
+                _mm512_store_si512(mu[j].hi + i, h.hi);
+                _mm512_store_si512(mu[j].lo + i, h.lo);
             }
         } else {
             __m512i hi[TABLES], lo[TABLES];
             for (int t = 0; t < TABLES; ++t) {
-                to_bytes(m[j] + 4*t, hi[t], lo[t]);
+                const halves h = bytes_at(to_shorts(m[j] + 4*t), load(LOW_BYTES.data()));
+                hi[t] = h.hi;
+                lo[t] = h.lo;
             }
             for (int i = 0; i < slots; i += 64) {
                 const __m512i idx = load(k.f.row + i);

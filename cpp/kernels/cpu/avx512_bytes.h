@@ -57,26 +57,20 @@ inline shorts to_shorts(const __m512 * m) {
 constexpr int low_byte(int i) { return i/32*64 + i%16/4*16 + i%32/16*8 + i%4*2; }
 
 // lo is a number's own low byte, hi the high byte after rounding. at: low_byte of the multipliers wanted.
-inline void bytes_at(const shorts & m, __m512i at, int8_t * hi, int8_t * lo) {
+struct halves { __m512i hi, lo; };
+inline halves bytes_at(const shorts & m, __m512i at) {
     const __m512i half = _mm512_set1_epi16(128), high = _mm512_or_si512(at, _mm512_set1_epi8(1));
-    _mm512_store_si512(hi, _mm512_permutex2var_epi8(_mm512_add_epi16(m.a, half), high, _mm512_add_epi16(m.b, half)));
-    _mm512_store_si512(lo, _mm512_permutex2var_epi8(m.a, at, m.b));
+    return {_mm512_permutex2var_epi8(_mm512_add_epi16(m.a, half), high, _mm512_add_epi16(m.b, half)), _mm512_permutex2var_epi8(m.a, at, m.b)};
 }
 
-// All 64 in row order.
-inline void to_bytes(const __m512 * m, __m512i & hi, __m512i & lo) {
-    alignas(64) static constexpr bytes64 low = [] {
-        bytes64 at{};
-        for (int i = 0; i < 64; ++i) {
-            at[i] = (uint8_t) low_byte(i);
-        }
-        return at;
-    }();
-    alignas(64) int8_t h[64], l[64];
-    bytes_at(to_shorts(m), load(low.data()), h, l);
-    hi = load(h);
-    lo = load(l);
-}
+// Where all 64 are, in row order.
+alignas(64) constexpr bytes64 LOW_BYTES = [] {
+    bytes64 at{};
+    for (int i = 0; i < 64; ++i) {
+        at[i] = (uint8_t) low_byte(i);
+    }
+    return at;
+}();
 
 // One number out of each of four vectors, by an operation on pairs.
 template <class Op> inline __m128 of_four(const __m512 * v, Op op) {

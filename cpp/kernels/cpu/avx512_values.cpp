@@ -116,7 +116,7 @@ public:
         alignas(64) static constexpr bytes64 fields = [] {
             bytes64 at = word_order(B);
             for (uint8_t & i : at) {
-                i = (uint8_t) low_byte(i);
+                i = LOW_BYTES[i];
             }
             return at;
         }();
@@ -128,7 +128,9 @@ public:
                 for (int k = 0; k < 4; ++k) {
                     steps[k] = _mm512_mul_ps(scaled[j][i + k], f);
                 }
-                bytes_at(to_shorts(steps), at, mu[j].hi + 16*i, mu[j].lo + 16*i);
+                const halves h = bytes_at(to_shorts(steps), at);
+                _mm512_store_si512(mu[j].hi + 16*i, h.hi);
+                _mm512_store_si512(mu[j].lo + 16*i, h.lo);
             }
         }
     }
