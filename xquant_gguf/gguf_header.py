@@ -3,6 +3,11 @@
 The file is memory-mapped and only the header is walked, so half a gigabyte
 takes a fraction of a second. Format: GGUF versions 2 and 3 as described in
 ggml's docs/gguf.md.
+
+Nothing that the file says about a length is believed before it is compared with
+what is left of the file, and only values that are used here are read. (The reader
+of the ``gguf`` package makes an object of every word of the vocabulary: it takes a
+hundred times as long, and ten times the memory.)
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from typing import Any
 from .errors import ModelFileError
 
 _MAGIC = b"GGUF"
+_LENGTH = struct.Struct("<Q")
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
     0: "B",
@@ -30,8 +36,39 @@ _SCALARS = {
     11: "q",
     12: "d",
 }
-_MAX_LAYERS = 65536
-_MAX_KEPT = 4096  # longer arrays are vocabularies, of no use here
+_MAX_LAYERS = 512  # LLAMA_MAX_LAYERS, llama-hparams.h: llama.cpp refuses more
+_MAX_NUMBER = 2**31 - 1  # of anything that is counted here
+_MAX_KEY = 65535  # bytes, as the format says
+_MAX_NAME = 63  # bytes of a tensor's name: GGML_MAX_NAME, ggml.h
+_MAX_TEXT = 4096  # bytes; longer texts are chat templates, of no use here
+
+# What a header may hold at most, so that a damaged one cannot take minutes. Real ones have some
+# hundred keys, at most some ten thousand tensors and a million words.
+_MAX_KEYS = 1 << 14
+_MAX_TENSORS = 1 << 18
+_MAX_WORDS = 1 << 22
+_MAX_KEY_BYTES = 1 << 24  # of all keys together
+
+_LEAST_KEY = 8 + 4 + 1  # bytes: an empty name, a kind and a byte
+_LEAST_TENSOR = 8 + 4 + 4 + 8
+
+_ALIGNMENT, _ARCH = "general.alignment", "general.architecture"
+_COUNTS = (
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+)
+_NOT_PLAIN = (
+    "attention.sliding_window",
+    "attention.kv_lora_rank",
+    "ssm.state_size",
+    "wkv.head_size",
+)
+_USED = frozenset((*_COUNTS, *_NOT_PLAIN))  # behind the architecture's name
 
 # elements and bytes of a block, by ggml type (ggml-common.h)
 _BLOCKS = {
@@ -57,7 +94,8 @@ class ModelInfo:
         n_head_kv: key/value heads of each layer.
         head_dim_k, head_dim_v: elements of one head's key and value.
         plain: True if every layer holds every token: no sliding window, no latent
-            (MLA) or recurrent state. Only then do the numbers above give the cache size.
+            (MLA) or recurrent state, and all the numbers above are known. Only then do
+            they give the cache size.
     """
 
     path: str
@@ -129,26 +167,51 @@ class _Walk:
         self.data = data
         self.size = len(data)
         self.pos = 8
+        self.words = 0  # of arrays, seen so far
+        self.kept = 0  # elements of arrays that were kept
+        self.named = 0  # bytes of keys
 
     def info(self) -> ModelInfo:
-        n_tensors = self._scalar("Q")
-        n_keys = self._scalar("Q")
+        n_tensors = self._count("tensors", _LEAST_TENSOR, _MAX_TENSORS)
+        n_keys = self._count("keys", _LEAST_KEY, _MAX_KEYS)
         meta: dict[str, Any] = {}
         for _ in range(n_keys):
-            key = self._string()
-            meta[key] = self._value(self._scalar("I"))
-        self._check_tensors(n_tensors, meta.get("general.alignment", 32))
-        n_layers = meta.get(f"{meta.get('general.architecture')}.block_count", 0)
-        if not isinstance(n_layers, int) or not 0 <= n_layers <= _MAX_LAYERS:
-            raise self._corrupt(f"{n_layers} layers")
+            key = self._string(_MAX_KEY, "a key")
+            self.named += len(key)
+            if key in meta or self.named > _MAX_KEY_BYTES:
+                raise self._corrupt(f"the key {key[:80]!r} twice, or more keys than a model has")
+            used = key in (_ALIGNMENT, _ARCH) or key.partition(".")[2] in _USED
+            meta[key] = self._value(self._scalar("I"), used)
+        self._check_tensors(n_tensors, meta.get(_ALIGNMENT, 32))
+        self._check_counts(meta)
         return _info(self.path, self.size, meta)
+
+    def _count(self, what: str, least: int, most: int) -> int:
+        """A number of things that take ``least`` bytes or more each."""
+        count = int(self._scalar("Q"))
+        if count * least > self.size - self.pos:
+            raise _truncated(self.path, self.size, self.pos + count * least)
+        if count > most:
+            raise self._corrupt(f"{count:,} {what}")
+        return count
+
+    def _check_counts(self, meta: dict[str, Any]) -> None:
+        arch = meta.get(_ARCH)
+        for name in _COUNTS:
+            value = meta.get(f"{arch}.{name}")
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, int) and not 0 <= item <= _MAX_NUMBER:
+                    raise self._corrupt(f"a {name} of {item}")
+        n_layers = meta.get(f"{arch}.block_count", 0)
+        if isinstance(n_layers, bool) or not isinstance(n_layers, int) or n_layers > _MAX_LAYERS:
+            raise self._corrupt(f"{n_layers} layers")
 
     def _check_tensors(self, count: int, alignment: Any) -> None:
         if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
             raise self._corrupt(f"an alignment of {alignment}")
         end = 0
         for _ in range(count):
-            self._string()
+            self._string(_MAX_NAME, "a tensor's name")
             n_dims = self._scalar("I")
             if n_dims > 4:
                 raise self._corrupt(f"a tensor with {n_dims} dimensions")
@@ -163,22 +226,43 @@ class _Walk:
         if count and start + end > self.size:
             raise _truncated(self.path, self.size, start + end)
 
-    def _value(self, kind: int) -> Any:
+    def _value(self, kind: int, used: bool) -> Any:
+        """The value if it is used, else None; either way the position is behind it."""
         if kind == _STRING:
-            return self._string()
+            length = self._scalar("Q")
+            if not used or length > _MAX_TEXT:
+                return self._skip(length)
+            return self._text(length)
         if kind != _ARRAY:
             return self._scalar(self._code(kind))
         inner, count = self._scalar("I"), self._scalar("Q")
         if inner == _STRING:
-            for _ in range(count):
-                self._skip(self._scalar("Q"))
-            return None
+            return self._skip_strings(count)
         code = self._code(inner)
-        width = struct.calcsize("<" + code)
-        if count > _MAX_KEPT:
-            self._skip(count * width)
+        at = self.pos
+        self._skip(count * struct.calcsize("<" + code))
+        if not used or count > _MAX_LAYERS:
             return None
-        return [self._scalar(code) for _ in range(count)]
+        self.kept += count
+        if self.kept > len(_COUNTS) * _MAX_LAYERS:
+            raise self._corrupt("more shapes than a model has layers")
+        return list(struct.unpack_from(f"<{count}{code}", self.data, at))
+
+    def _skip_strings(self, count: int) -> None:
+        if count * 8 > self.size - self.pos:
+            raise _truncated(self.path, self.size, self.pos + count * 8)
+        self.words += count
+        if self.words > _MAX_WORDS:
+            raise self._corrupt(f"lists of {self.words:,} words")
+        pos, last, data, length_at = self.pos, self.size - 8, self.data, _LENGTH.unpack_from
+        for _ in range(count):
+            if pos > last:
+                break
+            pos += 8 + length_at(data, pos)[0]
+        else:
+            self._skip(pos - self.pos)
+            return
+        self._skip(pos + 8 - self.pos)  # beyond the end: says so
 
     def _code(self, kind: int) -> str:
         if kind not in _SCALARS:
@@ -191,8 +275,15 @@ class _Walk:
         self._skip(struct.calcsize(fmt))
         return struct.unpack_from(fmt, self.data, at)[0]
 
-    def _string(self) -> str:
+    def _string(self, most: int, what: str) -> str:
         length = self._scalar("Q")
+        if length > self.size - self.pos:
+            raise _truncated(self.path, self.size, self.pos + length)
+        if length > most:
+            raise self._corrupt(f"{what} of {length:,} bytes")
+        return self._text(length)
+
+    def _text(self, length: int) -> str:
         at = self.pos
         self._skip(length)
         return self.data[at : self.pos].decode("utf-8", "replace")
@@ -211,7 +302,7 @@ class _Walk:
 
 
 def _info(path: str, size: int, meta: dict[str, Any]) -> ModelInfo:
-    arch = str(meta.get("general.architecture", ""))
+    arch = str(meta.get(_ARCH) or "")
 
     def number(key: str, default: int = 0) -> int:
         value = meta.get(f"{arch}.{key}", default)
@@ -226,15 +317,17 @@ def _info(path: str, size: int, meta: dict[str, Any]) -> ModelInfo:
     n_layers = number("block_count")
     heads = per_layer("attention.head_count", ())
     head_dim = number("embedding_length") // max(heads, default=1) if max(heads, default=0) else 0
-    odd = ("attention.sliding_window", "attention.kv_lora_rank", "ssm.state_size", "wkv.head_size")
+    heads_kv = per_layer("attention.head_count_kv", heads)
+    dims = number("attention.key_length", head_dim), number("attention.value_length", head_dim)
     return ModelInfo(
         path=path,
         file_bytes=size,
         arch=arch,
         n_layers=n_layers,
         n_ctx_train=number("context_length"),
-        n_head_kv=per_layer("attention.head_count_kv", heads),
-        head_dim_k=number("attention.key_length", head_dim),
-        head_dim_v=number("attention.value_length", head_dim),
-        plain=not any(meta.get(f"{arch}.{key}") for key in odd),
+        n_head_kv=heads_kv,
+        head_dim_k=dims[0],
+        head_dim_v=dims[1],
+        plain=not any(meta.get(f"{arch}.{key}") for key in _NOT_PLAIN)
+        and bool(heads_kv and dims[0] and dims[1]),
     )

@@ -35,8 +35,10 @@ def packed_bytes(info: ModelInfo, config: XQuantConfig, n_ctx: int) -> int:
     """Estimated bytes of a packed cache: codes, scales and full-precision pages.
 
     Within a few per cent of what the library allocates; ``llm.kv_cache`` has the
-    true figure once the model is loaded.
+    true figure once the model is loaded. 0 for a model whose header names no heads.
     """
+    if not (info.head_dim_k and info.head_dim_v):
+        return 0
     cells = padded_ctx(n_ctx)
     sink = -(-config.sink // TILE) * TILE
     full = min(cells, sink + config.window + config.max_ubatch + 2 * TILE)

@@ -95,8 +95,8 @@ def config_rows(
         rows += [
             ("model", info.path),
             ("n_ctx", str(n_ctx)),
-            ("KV estimate", _mib(memory.cache_bytes(info, kv, n_ctx))),
-            ("f16 would take", _mib(memory.f16_bytes(info, n_ctx))),
+            ("KV estimate", _estimate(memory.cache_bytes(info, kv, n_ctx))),
+            ("f16 would take", _estimate(memory.f16_bytes(info, n_ctx))),
         ]
     return rows
 
@@ -138,6 +138,10 @@ def _layer_text(layer: object) -> str:
         bits = f"{layer.get(f'{side}_bits', 16):g}"
         parts.append(f"{side.upper()} {'shared' if shared else bits + ' bits'}")
     return ", ".join(parts) + ("" if layer.get("packed", True) else ", stock")
+
+
+def _estimate(count: int) -> str:
+    return _mib(count) if count else "unknown: the file names no heads"
 
 
 def _mib(count: int) -> str:
