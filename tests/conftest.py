@@ -9,11 +9,22 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import comma_locale
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 QWEN_PARTS = 6
 GEMMA_PARTS = 4
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run the session in the locale that XQUANT_TEST_LOCALE names, such as de_DE.UTF-8."""
+    name = os.environ.get("XQUANT_TEST_LOCALE")
+    if name:
+        try:
+            comma_locale.enter(Path(config.cache.mkdir("locales")), name)  # type: ignore[union-attr]
+        except comma_locale.NoLocale as why:
+            raise pytest.UsageError(f"XQUANT_TEST_LOCALE: {why}") from None
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
 #include "cache/config.h"
 
+#include "cache/text.h"
 #include "format/xq_format.h"
 
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <optional>
 #include <sstream>
@@ -25,9 +25,8 @@ int parse_int(const std::string & key, const std::string & value, int lo, int hi
 }
 
 double parse_key_bits(const std::string & key, const std::string & value) {
-    char * end = nullptr;
-    const double v = std::strtod(value.c_str(), &end);
-    if (value.empty() || *end || !(v >= 0.5 && v <= 8.0)) {
+    double v = 0;
+    if (!xq_read_number(value, v) || !(v >= 0.5 && v <= 8.0)) {
         refuse(key, value, "a number of bits from 0.5 to 8");
     }
     return v;
@@ -52,9 +51,8 @@ xq_layer_bits parse_layers(const std::string & key, const std::string & value, b
 }
 
 double parse_eta(const std::string & key, const std::string & value) {
-    char * end = nullptr;
-    const double v = std::strtod(value.c_str(), &end);
-    if (value.empty() || *end || !(v >= 0.0 && v <= 0.5)) {
+    double v = 0;
+    if (!xq_read_number(value, v) || !(v >= 0.0 && v <= 0.5)) {
         refuse(key, value, "a number in [0, 0.5]");
     }
     return v;
@@ -65,9 +63,7 @@ xq_threshold parse_threshold(const std::string & key, const std::string & value,
         " layer index, or a fraction of depth in [0, 1) such as 0.5";
     xq_threshold t;
     if (value.find('.') != std::string::npos) {
-        char * end = nullptr;
-        t.fraction = std::strtod(value.c_str(), &end);
-        if (*end || !(t.fraction >= 0.0 && t.fraction < 1.0)) {
+        if (!xq_read_number(value, t.fraction) || !(t.fraction >= 0.0 && t.fraction < 1.0)) {
             refuse(key, value, rule);
         }
         return t;
@@ -94,11 +90,7 @@ int parse_tiles(const std::string & key, const std::string & value) {
     return v;
 }
 
-std::string number(double v) {
-    char buf[32];
-    std::snprintf(buf, sizeof(buf), "%.9g", v);
-    return buf;
-}
+std::string number(double v) { return xq_number(v, 9); }
 
 // What one setting says about another.
 void check(const xq_config & c) {
@@ -189,7 +181,7 @@ xq_config xq_config_parse(const std::string & text) {
 }
 
 std::string xq_config::text() const {
-    std::ostringstream s;
+    xq_text s;
     const auto meta = [](int m) { return m == XQ_META_F16 ? "f16" : "q8"; };
     s << "k_bits=" << number(k_bits) << ",v_bits=" << v_bits
       << ",k_layers=" << k_layers.text() << ",v_layers=" << v_layers.text()

@@ -1,20 +1,15 @@
 // What the cache holds and costs, as JSON for the C API.
 #include "cache/cache.h"
 
+#include "cache/text.h"
 #include "kernels/cpu/attend.h"
 #include "kernels/gpu/launch.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <sstream>
 
 namespace {
 
-std::string num(double v) {
-    char buf[32];
-    std::snprintf(buf, sizeof(buf), "%.6g", v);
-    return buf;
-}
+std::string num(double v) { return xq_number(v, 6); }
 
 // Partial results of a slice of tokens on a device (kernels/gpu/cuda/nodes.cu).
 size_t device_scratch_bytes(const xq_layer_shape & s, int n_ctx, int max_ubatch) {
@@ -43,7 +38,7 @@ double side_bits(const xq_side & s) { return s.meta == XQ_META_RANKED ? 32.0*s.w
 std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threads) const {
     size_t codes = 0, scales = 0, residual = 0, scratch = 0, f16 = 0;
     double code_bits = 0, elements = 0;
-    std::ostringstream rows;
+    xq_text rows;
     for (const auto & l : layers) {
         const auto & s = l.plan.shape;
         const size_t c = ((l.owns_k() ? l.k_words() : 0) + (l.owns_v() ? l.v_words() : 0))*4*n_stream;
@@ -72,7 +67,7 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
     // The last tile may reach past n_ctx: true bits are those of a sealed token, allocated bits those of n_ctx.
     const double per_token = elements / ((double) kv_size*n_stream);
     const double padded = (double) tiles[0].n_tiles()*XQ_TILE / kv_size;
-    std::ostringstream out;
+    xq_text out;
     out << "{\"format_version\":" << XQ_FORMAT_VERSION << ",\"n_ctx\":" << kv_size*n_stream << ",\"n_stream\":" << n_stream
         << ",\"n_seq_max\":" << n_seq_max << ",\"tile\":" << XQ_TILE << ",\"window\":" << config.window << ",\"sink\":" << config.sink
         << ",\"tokens\":" << tokens << ",\"tiles_sealed\":" << sealed << ",\"tiles_residual\":" << residual_tiles
