@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from .errors import ConfigError
 
 TILE = 32
 """Cache cells in one tile (tokens)."""
+
+_LARGE = 2**31  # beyond what any setting can be, and still exact as a float
 
 
 def is_int(value: object) -> bool:
@@ -63,7 +64,7 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def check_tiles(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < TILE or value % TILE:
         near = TILE
-        if isinstance(value, (int, float)) and math.isfinite(value):
+        if isinstance(value, (int, float)) and -_LARGE < value < _LARGE:
             near = max(TILE, round(value / TILE) * TILE)
         raise ConfigError(f"{name} is a positive multiple of {TILE}", repr(value), f"use {near}")
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import FLAGS, XQuantConfig, resolve_kv
-from .errors import ConfigError, LibraryError, XQuantError
+from ._files import check_writable, reason, write_whole
+from .config import FLAGS, XQuantConfig, parse_setting, resolve_kv
+from .errors import ConfigError, LibraryError, SessionFileError, XQuantError, unexpected
 from .plan_file import resolve_auto
 from .stock import StockKV
 
@@ -24,6 +25,9 @@ def exit_code(run: Callable[[], int]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        print(f"error: {unexpected(error)}", file=sys.stderr)
+        return 1
 
 
 def parse_kvs(text: str, model: str | None = None) -> dict[str, XQuantConfig | StockKV]:
@@ -53,19 +57,8 @@ def parse_kv(item: str, model: str | None = None) -> XQuantConfig | StockKV:
         key, _, value = setting.partition("=")
         if key not in FLAGS:
             raise ConfigError("a cache setting must exist", key, f"use one of {', '.join(FLAGS)}")
-        changes[key] = _value(value)
+        changes[key] = parse_setting(key, value)
     return resolve_kv(resolve_auto(name, model), **changes)
-
-
-def _value(text: str) -> int | float | str | None:
-    if text in ("never", "-1"):
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def read_text(path: str) -> str:
@@ -80,21 +73,67 @@ def read_text(path: str) -> str:
         raise ConfigError("--text must be readable", str(error), "give a text file") from error
 
 
-def check_folder(option: str, path: str) -> None:
-    """Refuse a result file in a folder that is not there, before the work rather than after.
+def check_output(option: str, path: str) -> None:
+    """Refuse a result file that cannot be written, before the work rather than after.
 
     Raises:
-        ConfigError: no such folder, or the path is a folder itself.
+        ConfigError: no such folder, a folder itself, or nothing can be written there.
     """
-    if not Path(path).parent.is_dir() or Path(path).is_dir():
-        raise ConfigError(f"{option} must name a file in a folder that exists", path)
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{option} must name a file that can be written",
+            f"{path}: {reason(error)}",
+            "give another path",
+        ) from error
+
+
+def check_plot(path: str) -> None:
+    """The same for a picture, whose kind is in its name.
+
+    Raises:
+        ConfigError: see :func:`check_output`, or a kind that matplotlib does not write.
+        LibraryError: matplotlib is not installed.
+    """
+    pyplot = load_pyplot()
+    figure = pyplot.figure()
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    pyplot.close(figure)
+    if Path(path).suffix[1:].lower() not in kinds:
+        raise ConfigError(
+            f"--plot must end in one of .{', .'.join(kinds)}", path, f"use {path}.png"
+        )
+    check_output("--plot", path)
 
 
 def write_json(path: str, data: Mapping[str, Any]) -> None:
-    """Write a result file in one step: a reader finds the old one or the new one, whole."""
-    part = Path(path + ".part")
-    part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """Write a result file, whole.
+
+    Raises:
+        SessionFileError: it cannot be written; what was there before is untouched.
+    """
+    _write(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def save_plot(figure: Any, path: str) -> None:
+    """Write a matplotlib figure, whole.
+
+    Raises:
+        SessionFileError: see :func:`write_json`.
+    """
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=Path(path).suffix[1:].lower())
+    _write(path, picture.getvalue())
+
+
+def _write(path: str, data: bytes) -> None:
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise SessionFileError(
+            "a result file must be writable", f"{path}: {reason(error)}", "give another path"
+        ) from error
 
 
 def progress_bar(unit: str) -> Any:

@@ -283,6 +283,28 @@ def parse_threshold(text: str) -> Threshold:
         ) from None
 
 
+def parse_setting(name: str, text: str) -> int | float | str | None:
+    """Read one setting from a command line: a number, a word, or ``never`` where that is allowed.
+
+    Whether the value may be had is left to :class:`XQuantConfig`.
+
+    Args:
+        name: one of :data:`FLAGS`.
+    """
+    value = text.strip()
+    default = XQuantConfig.__dataclass_fields__[name].default
+    if default is None and value.lower() in ("never", "none", "-1"):
+        return None
+    if name.endswith("_from"):
+        return parse_threshold(value)
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
 def _lookup(name: str) -> XQuantConfig | StockKV:
     found = PRESETS.get(name) or STOCK.get(name)
     if found is None:

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 _E = TypeVar("_E", bound="XQuantError")
 
+_LONGEST = 1000  # characters of each part of an error: a path and what is wrong with it
+
 _NATIVE = re.compile(
     r"^(?:xquant:\s*)?(?:rule:\s*)?(?P<rule>.+?);\s*got:?\s+(?P<value>.+?)(?:;\s*(?:remedy:?\s+)?(?P<remedy>.+))?$",
     re.DOTALL,
@@ -29,9 +31,9 @@ class XQuantError(Exception):
 
     def __init__(self, rule: str, value: object = "", remedy: str = "") -> None:
         super().__init__(rule, value, remedy)
-        self.rule = _one_line(rule)
-        self.value = _one_line(str(value))
-        self.remedy = _one_line(remedy)
+        self.rule = _shortened(_one_line(rule))
+        self.value = _shortened(_one_line(str(value)))
+        self.remedy = _shortened(_one_line(remedy))
 
     def __str__(self) -> str:
         parts = [self.rule]
@@ -90,5 +92,16 @@ class SessionFileError(XQuantError, ValueError):
     exit_code = 2
 
 
+def unexpected(error: BaseException) -> str:
+    """One line for an error that nobody foresaw, with its type."""
+    text = _shortened(_one_line(str(error)))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _shortened(text: str) -> str:
+    """What a file holds may be as long as the file."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from ._files import BadJson, read_json, reason
 from .config import FLAGS, KV, XQuantConfig
 from .errors import ConfigError, ModelFileError
 
@@ -143,15 +142,15 @@ def _command(model: str) -> str:
 
 def _load(path: str) -> Mapping[str, Any]:
     try:
-        if os.path.getsize(path) > _MAX_BYTES:
-            raise _refused(path, "a file that is too large")
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_json(path, _MAX_BYTES)
     except OSError as error:
         raise ConfigError(
-            "a plan must be readable", str(error), "check the path and its permissions"
+            "a plan must be readable",
+            f"{path}: {reason(error)}",
+            "check the path and its permissions",
         ) from error
-    except ValueError as error:
-        raise _refused(path, f"no JSON ({error})") from error
+    except BadJson as error:
+        raise _refused(path, str(error)) from error
     if not isinstance(data, dict):
         raise _refused(path, "JSON that is no object")
     return data

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .._measuring import (
-    check_folder,
+    check_output,
+    check_plot,
     exit_code,
-    load_pyplot,
     parse_kvs,
     progress_bar,
     read_text,
@@ -136,11 +136,10 @@ def _run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{option} must be 1 or more", getattr(args, option))
     if args.repeat < 0:
         raise ConfigError("--repeat must be 0 or more", args.repeat)
-    for option in ("json", "plot"):
-        if getattr(args, option):
-            check_folder(f"--{option}", getattr(args, option))
+    if args.json:
+        check_output("--json", args.json)
     if args.plot:
-        load_pyplot()
+        check_plot(args.plot)
     n_ctx = padded_ctx(depths[-1] + _SPARE)
     check_memory(read_header(args.model), kvs, n_ctx, available_bytes())
     result: dict[str, Any] = {

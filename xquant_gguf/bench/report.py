@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._measuring import load_pyplot
+from .._measuring import load_pyplot, save_plot
 
 _MIB = 1024 * 1024
 _BASE = "f16"
@@ -87,5 +87,5 @@ def speed_plot(result: dict[str, Any], path: str) -> None:
         axes.grid(True, alpha=0.3)
     all_axes[0].legend(fontsize=8)
     figure.suptitle(f"{result['model']}, threads: {result['threads']}")
-    figure.savefig(path, dpi=120)
+    save_plot(figure, path)
     pyplot.close(figure)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._checks import TILE
-from .._measuring import check_folder, load_pyplot, read_text
+from .._measuring import check_output, check_plot, read_text
 from ..errors import ConfigError
 from ..plan_file import check_replaceable, plan_path
 from .sensitivity import WINDOW
@@ -68,12 +68,10 @@ def check(args: argparse.Namespace) -> None:
     for option, least in (("ctx", _LEAST_CTX), ("contexts", 1), ("every", 1), ("threads", 1)):
         if getattr(args, option) < least:
             raise ConfigError(f"--{option} must be {least} or more", getattr(args, option))
-    for option in ("out", "plot"):
-        if getattr(args, option):
-            check_folder(f"--{option}", getattr(args, option))
     check_replaceable(out_path(args))
+    check_output("--out", out_path(args))
     if args.plot:
-        load_pyplot()
+        check_plot(args.plot)
 
 
 def out_path(args: argparse.Namespace) -> str:

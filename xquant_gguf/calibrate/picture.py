@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._measuring import load_pyplot
+from .._measuring import load_pyplot, save_plot
 
 _BAR = 8  # characters
 _MOST_BITS = 4.5
@@ -88,7 +88,7 @@ def layers_plot(plan: Mapping[str, Any], path: str) -> None:
     figure.suptitle(
         f"{plan['model']['name']}: {plan['true_bits']:.2f} true bits, KL {plan['kl_measured']:.4f}"
     )
-    figure.savefig(path, dpi=120)
+    save_plot(figure, path)
     pyplot.close(figure)
 
 

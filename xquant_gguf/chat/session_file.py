@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._files import BadJson, read_json, reason, user_path, write_whole
 from ..errors import ConfigError, SessionFileError
 from .conversation import Message
 from .sampling import Sampling
@@ -52,11 +51,6 @@ def save(path: str | Path, chat: SavedChat) -> Path:
         SessionFileError: the file cannot be written, or is something other than a saved
             chat. What was there before is then untouched.
     """
-    target = Path(path).expanduser().resolve()
-    if target.exists() and not _is_session(target):
-        raise SessionFileError(
-            "/save replaces only saved chats", f"another kind of file, {target}", "use a new name"
-        )
     text = json.dumps(
         {
             "format": FORMAT,
@@ -70,12 +64,17 @@ def save(path: str | Path, chat: SavedChat) -> Path:
         indent=1,
     )
     try:
-        _write_whole(target, text.encode("utf-8", "replace"))
+        full = user_path(path)
+        if full.exists() and not _is_session(full):
+            raise SessionFileError(
+                "/save replaces only saved chats", f"another kind of file, {full}", "use a new name"
+            )
+        write_whole(full, text.encode("utf-8", "replace"), private=True)
     except OSError as error:
         raise SessionFileError(
-            "the session file must be writable", f"{target}: {error.strerror}", "use another path"
+            "the session file must be writable", f"{path}: {reason(error)}", "use another path"
         ) from error
-    return target
+    return full
 
 
 def load(path: str | Path, model: Fingerprint) -> SavedChat:
@@ -85,7 +84,7 @@ def load(path: str | Path, model: Fingerprint) -> SavedChat:
         SessionFileError: unreadable, not a saved chat, from a newer version, or of
             another model.
     """
-    source = Path(path).expanduser()
+    source = Path(path)
     content = _read(source)
     if content.get("format") != FORMAT:
         raise _foreign(source, "no saved chat")
@@ -107,17 +106,13 @@ def load(path: str | Path, model: Fingerprint) -> SavedChat:
 
 def _read(source: Path) -> dict[str, Any]:
     try:
-        if not source.is_file():
-            raise SessionFileError("the session file must exist", source, "check the path")
-        if source.stat().st_size > _MAX_BYTES:
-            raise _foreign(source, "far too large a file")
-        content = json.loads(source.read_bytes().decode("utf-8"))
+        content = read_json(source, _MAX_BYTES)
     except OSError as error:
         raise SessionFileError(
-            "the session file must be readable", f"{source}: {error.strerror}", "check the path"
+            "the session file must be readable", f"{source}: {reason(error)}", "check the path"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise _foreign(source, "no complete JSON") from error
+    except BadJson as error:
+        raise _foreign(source, str(error)) from error
     if not isinstance(content, dict):
         raise _foreign(source, "no saved chat")
     return content
@@ -130,7 +125,7 @@ def _chat(source: Path, content: dict[str, Any]) -> SavedChat:
         texts = [message["content"] for message in messages] + [content["system"]]
         settings = {**content["settings"]}
         chat = SavedChat(
-            model=Fingerprint(content["model"]["file"], content["model"]["size"]),
+            model=_fingerprint(content["model"]),
             system=content["system"],
             messages=messages,
             sampling=settings,
@@ -138,13 +133,20 @@ def _chat(source: Path, content: dict[str, Any]) -> SavedChat:
             n_ctx=int(settings.pop("n_ctx", 0)),
         )
         Sampling.from_mapping(settings)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
         raise _foreign(source, "an incomplete or altered chat") from error
     if roles != ["user", "assistant"] * (len(roles) // 2):
         raise _foreign(source, "messages that do not alternate")
     if not all(isinstance(text, str) for text in texts):
         raise _foreign(source, "messages that are not text")
     return chat
+
+
+def _fingerprint(content: Mapping[str, Any]) -> Fingerprint:
+    name, size = content["file"], content["size"]
+    if not isinstance(name, str) or not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError("a model is a name and a number of bytes")
+    return Fingerprint(name, size)
 
 
 def _is_session(path: Path) -> bool:
@@ -158,17 +160,3 @@ def _foreign(path: Path, what: str) -> SessionFileError:
     return SessionFileError(
         "the file must be a chat that /save wrote", f"{what} in {path}", "load another file"
     )
-
-
-def _write_whole(target: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:64]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from .._measuring import check_folder, load_pyplot
+from .._measuring import check_output, check_plot
 from ..errors import ConfigError
 
 _DEFAULT_KV = "f16,q8_0,q4_0,lossless,quality,balanced,small,tiny,xquant,kivi2"
@@ -77,11 +77,10 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.plot and not args.tokens:
         raise ConfigError("--plot draws KL and needs --tokens", "--tokens 0")
-    for option in ("json", "plot"):
-        if getattr(args, option):
-            check_folder(f"--{option}", getattr(args, option))
+    if args.json:
+        check_output("--json", args.json)
     if args.plot:
-        load_pyplot()
+        check_plot(args.plot)
 
 
 def parse_pairs(text: str) -> list[int]:

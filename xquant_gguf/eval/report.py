@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._measuring import load_pyplot
+from .._measuring import load_pyplot, save_plot
 
 _MIB = 1024 * 1024
 
@@ -113,5 +113,5 @@ def frontier_plot(result: dict[str, Any], path: str) -> None:
     axes.set_ylabel("mean KL from the f16 cache (nats)")
     axes.set_title(f"{result['model']}: {result['text']}, {result['tokens']} tokens")
     axes.grid(True, which="both", alpha=0.3)
-    figure.savefig(path, dpi=120)
+    save_plot(figure, path)
     pyplot.close(figure)

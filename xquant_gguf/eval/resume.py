@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._files import BadJson, parse_json, reason
 from ..errors import SessionFileError
 
 _FORMAT = 1
+_MAX_BYTES = 1 << 30
 
 
 class Pieces:
@@ -58,9 +60,13 @@ class Pieces:
             try:
                 with open(self.path, "a" if self._values else "w", encoding="utf-8") as file:
                     file.write(line)
+                    file.flush()
+                    os.fsync(file.fileno())
             except OSError as error:
                 raise SessionFileError(
-                    "partial results must be writable", str(error), "free some space"
+                    "partial results must be writable",
+                    f"{self.path}: {reason(error)}",
+                    "free some space, or give another path",
                 ) from error
         self._values[json.dumps(key)] = value
 
@@ -83,29 +89,33 @@ class Pieces:
 
     def _load(self, path: str) -> None:
         try:
+            if os.path.getsize(path) > _MAX_BYTES:
+                raise _refused(path, "a file that is too large")
             lines = Path(path).read_bytes().split(b"\n")
         except OSError as error:
-            raise SessionFileError("partial results must be readable", str(error)) from error
+            raise SessionFileError("partial results must be readable", reason(error)) from error
         self._check_head(path, lines[0])
         whole, rest = lines[:-1], lines[-1]
         if rest:  # the last line has no end: the run was killed in the middle of it
             print(f"warning: {path}: dropped an unfinished last line", file=sys.stderr)
-            with open(path, "r+b") as file:
-                file.truncate(sum(len(line) + 1 for line in whole))
+            try:
+                os.truncate(path, sum(len(line) + 1 for line in whole))
+            except OSError as error:
+                raise SessionFileError("partial results must be writable", reason(error)) from error
         for number, line in enumerate(whole[1:], start=2):
             try:
-                item = json.loads(line)
+                item = parse_json(line)
                 self._values[json.dumps(item["key"])] = item["value"]
-            except (ValueError, KeyError, TypeError) as error:
+            except (BadJson, KeyError, TypeError) as error:
                 raise _refused(path, f"a damaged line {number}") from error
 
     def _check_head(self, path: str, line: bytes) -> None:
         mine = json.loads(self._head)
         try:
-            head = json.loads(line)
+            head = parse_json(line)
             theirs = head["identity"]
             same_format = head["format"] == _FORMAT and isinstance(theirs, dict)
-        except (ValueError, KeyError, TypeError) as error:
+        except (BadJson, KeyError, TypeError) as error:
             raise _refused(path, "a file without partial results") from error
         if not same_format:
             raise _refused(path, "partial results of another version")

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from .. import __version__, _native
-from .._measuring import check_folder, exit_code, parse_kvs, write_json
+from .._measuring import check_output, exit_code, parse_kvs, write_json
 from ..bench.cli import parse_depths
 from ..errors import ConfigError, OutOfMemoryError, UnsupportedModelError
 from ..eval.contexts import Model
@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
         if getattr(args, option) < 1:
             raise ConfigError(f"--{option} must be 1 or more", getattr(args, option))
     if args.json:
-        check_folder("--json", args.json)
+        check_output("--json", args.json)
     if args.model:  # refuse before the kernels are checked, not after
         parse_kvs(args.kv, args.model)
         parse_depths(args.depth)
