@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _native, memory
+from ._failures import explain, last_reason
 from ._log import captured
+from ._templates import SoundTemplates
 from .config import FLAGS, KV, UNSET, Threshold, Unset, XQuantConfig, resolve_kv
 from .errors import (
     ConfigError,
     ContextFullError,
     ModelFileError,
-    OutOfMemoryError,
     SessionFileError,
     UnsupportedModelError,
     XQuantError,
@@ -47,7 +48,7 @@ _MAX_CTX = 2**31 - 256
 _CREATING = threading.RLock()
 
 
-class Llama(llama_cpp.Llama):
+class Llama(SoundTemplates, llama_cpp.Llama):
     """A ``llama_cpp.Llama`` whose keys and values are packed to a few bits.
 
     Args:
@@ -111,9 +112,13 @@ class Llama(llama_cpp.Llama):
         path = os.fspath(model_path)
         self._info = read_header(path)
         self._check_memory(kwargs)
+        if kwargs.get("lora_path"):
+            kwargs["lora_path"] = os.fspath(kwargs["lora_path"])
+            read_header(kwargs["lora_path"])
         self._progress = _Progress(progress)
         self._create(path, kwargs)
         self._fit_arrays()
+        self._warn_of_template()
 
     @property
     def kv_cache(self) -> KVCache:
@@ -231,16 +236,26 @@ class Llama(llama_cpp.Llama):
         with _CREATING, captured(forward=bool(kwargs.get("verbose", True))) as log:
             try:
                 super().__init__(path, **kwargs)
+                self._check_adapter(log)
             except BaseException as error:
                 refusal = _NATIVE.last_error() if packed else ""
                 self.close()
                 self._progress.reraise()
                 if not isinstance(error, (ValueError, RuntimeError)):
                     raise
-                raise _explain(error, refusal, log, path) from error
+                raise explain(error, refusal, log, path) from error
             finally:
                 if packed:
                     _NATIVE.config_set(None)
+
+    def _check_adapter(self, log: list[str]) -> None:
+        """llama_cpp takes a LoRA file that could not be loaded for one that was."""
+        if self.lora_path and not self._lora_adapter:
+            raise ModelFileError(
+                "a LoRA adapter must be one for this model",
+                f"{last_reason(log) or 'a file that llama.cpp refuses'} ({self.lora_path})",
+                "correct lora_path, or leave it out",
+            )
 
     def _fit_arrays(self) -> None:
         """llama.cpp rounds n_ctx up; give llama_cpp's token and score arrays the same room."""
@@ -350,33 +365,3 @@ def _context_full(wanted: int, n_ctx: int) -> ContextFullError:
         f"{wanted} tokens",
         "shorten the prompt, start a new chat, or use a larger n_ctx",
     )
-
-
-def _explain(error: Exception, refusal: str, log: list[str], path: str) -> Exception:
-    """The typed error for a failed constructor: our own refusal first, then llama.cpp's log."""
-    if isinstance(error, XQuantError):
-        return error
-    why = _last_reason(log) or str(error)
-    lowered = " ".join(log).lower()
-    if "failed to allocate" in lowered or "out of memory" in lowered:
-        return OutOfMemoryError("model and cache must fit into memory", why, "use a smaller n_ctx")
-    if refusal:
-        return UnsupportedModelError.from_native(refusal)
-    if str(error).startswith("Failed to load model"):
-        if "unknown model architecture" in lowered:
-            return UnsupportedModelError(
-                "llama.cpp must know the model's architecture", why, "use another model"
-            )
-        return ModelFileError("llama.cpp must be able to read the model", f"{why} ({path})")
-    if str(error).startswith("Failed to create llama_context"):
-        return UnsupportedModelError(
-            "llama.cpp must be able to create a context for this model and cache",
-            why,
-            'try kv="f16" or other context settings',
-        )
-    return error
-
-
-def _last_reason(log: list[str]) -> str:
-    """The error line that carries the cause: llama.cpp logs it first and then who passed it on."""
-    return next((line.partition(": ")[2] or line for line in log if line), "")

@@ -174,7 +174,7 @@ def test_the_loop_survives_failures_and_returns_the_message(
         chat = chat_with(FakeModel(failure))
         assert run_loop(chat, ["my words", "/stats"]) == ["", "my words", ""]
     errors = capsys.readouterr().err
-    for words in ("does not fit", "error: broken", "error: no template"):
+    for words in ("does not fit", "RuntimeError: broken", "ValueError: no template"):
         assert words in errors
 
 

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Sequence
 
 from ..config import XQuantConfig
-from ..errors import ConfigError, XQuantError
+from ..errors import ConfigError, XQuantError, unexpected
 from ..gguf_header import ModelInfo, read_header
-from . import figures, model
+from . import figures, model, template
 from .arguments import Options, parse
 from .commands import Chat
 from .conversation import Conversation
@@ -30,11 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C. A failure
         prints one line on standard error.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
     warnings.filterwarnings("ignore", module="llama_cpp")
+    warnings.filterwarnings("ignore", message="the model's chat template")  # a note says it
     try:
         return _run(parse(sys.argv[1:] if argv is None else argv))
     except XQuantError as error:
@@ -44,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        return _fail(f"{type(error).__name__}: {error}", 1)
+    except Exception as error:
+        return _fail(unexpected(error), 1)
 
 
 def _run(options: Options) -> int:
@@ -58,6 +59,7 @@ def _run(options: Options) -> int:
     assert path is not None and info is not None and n_ctx is not None
     prompt = _one_prompt(options)
     screen = Screen(notes_on_stderr=prompt is not None)
+    chat_template = template.chosen(options.chat_template)
     llm = model.load(
         path,
         options.kv,
@@ -66,6 +68,8 @@ def _run(options: Options) -> int:
         gpu_layers=options.gpu_layers,
         verbose=options.verbose,
     )
+    if chat_template is not None:
+        template.put_into(llm, chat_template)
     kv = options.kv
     chat = Chat(
         llm=llm,
@@ -78,6 +82,13 @@ def _run(options: Options) -> int:
         screen.note(
             f"[--ctx {n_ctx} is longer than the {info.n_ctx_train} tokens this model was made for]"
         )
+    for note in (
+        template.note(llm, chat_template),
+        model.gpu_note(options.gpu_layers),
+        figures.larger_than_f16(llm.kv_cache.snapshot()),
+    ):
+        if note:
+            screen.note(note)
     if prompt is not None:
         return _answer_once(chat, prompt, screen)
     screen.note(figures.greeting(chat.model.name, chat.llm.kv_cache.snapshot()))

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..config import XQuantConfig, kv_names, parse_threshold, resolve_kv
+from ..config import FLAGS, XQuantConfig, kv_names, parse_setting, resolve_kv
 from ..errors import ConfigError
 from ..plan_file import AUTO, resolve_auto
 from ..stock import StockKV
@@ -31,6 +31,7 @@ class Options:
     prompt: str | None
     show_config: bool
     verbose: bool
+    chat_template: str | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,14 +49,7 @@ def parse(argv: Sequence[str]) -> Options:
         SystemExit: ``--help`` and ``--version``, after printing.
     """
     values = vars(_parser().parse_args(argv))
-    flags = {
-        item.name: values[item.name]
-        for item in dataclasses.fields(XQuantConfig)
-        if values[item.name] is not None
-    }
-    for name, value in flags.items():
-        if name.endswith("_from"):
-            flags[name] = parse_threshold(value)
+    flags = {name: parse_setting(name, values[name]) for name in FLAGS if values[name] is not None}
     path = demo_path() if values["demo"] and values["kv"].startswith(AUTO) else values["model"]
     kv = resolve_kv(resolve_auto(values["kv"], path), **flags)
     if values["model"] and values["demo"]:
@@ -77,6 +71,7 @@ def parse(argv: Sequence[str]) -> Options:
         prompt=values["prompt"],
         show_config=values["show_config"],
         verbose=values["verbose"],
+        chat_template=values["chat_template"],
     )
 
 
@@ -100,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--demo", action="store_true", help="use the small model of the demo extra")
     add("--prompt", metavar="TEXT", help="answer this and leave; - reads it from standard input")
     add("--system", metavar="TEXT", default="", help="system prompt")
+    add(
+        "--chat-template", metavar="T", help="llama_cpp's chat format of this name, or a Jinja file"
+    )
     add("--ctx", type=int, metavar="N", help="context in tokens, 0 for all the model was made for")
     add("--threads", type=int, metavar="N", help="CPU threads")
     add("--gpu-layers", type=int, metavar="N", default=0, help="layers on the GPU, -1 for all")
@@ -129,13 +127,8 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(kv_names())}, auto: the model's plan (balanced)",
     )
     for item in dataclasses.fields(XQuantConfig):
-        kind: Any = str
-        if not item.name.endswith("_from"):
-            kind = type(item.default)
         extra = ": index, fraction or never" if item.name.endswith("_from") else ""
-        group.add_argument(
-            _dashed(item.name), type=kind, metavar="X", help=item.metadata["help"] + extra
-        )
+        group.add_argument(_dashed(item.name), metavar="X", help=item.metadata["help"] + extra)
 
 
 def _dashed(name: str) -> str:

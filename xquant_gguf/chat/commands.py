@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
-from ..errors import XQuantError
+from ..errors import XQuantError, unexpected
 from . import figures, session_file
 from .conversation import Conversation
 from .model import ChatModel
@@ -68,6 +69,8 @@ def run(line: str, chat: Chat) -> Result:
         return action(chat, argument.strip())
     except XQuantError as error:
         return Result(str(error), failed=True)
+    except Exception as error:  # nothing that a command does may end the chat
+        return Result(f"{name} did not work: {unexpected(error)}", failed=True)
 
 
 def _help(chat: Chat, argument: str) -> Result:
@@ -93,6 +96,16 @@ def _stats(chat: Chat, argument: str) -> Result:
 def _save(chat: Chat, argument: str) -> Result:
     if not argument:
         return Result("/save needs a file name, for example /save chat.json", failed=True)
+    path = save(chat, argument)
+    return Result(f"saved {chat.conversation.turns} turns to {path}")
+
+
+def save(chat: Chat, path: str | Path) -> Path:
+    """Save the chat and return the file's full path.
+
+    Raises:
+        SessionFileError: it cannot be written.
+    """
     saved = SavedChat(
         model=chat.model,
         system=chat.conversation.system,
@@ -101,8 +114,7 @@ def _save(chat: Chat, argument: str) -> Result:
         kv=chat.kv_text,
         n_ctx=chat.llm.n_ctx(),
     )
-    path = session_file.save(argument, saved)
-    return Result(f"saved {chat.conversation.turns} turns to {path}")
+    return session_file.save(path, saved)
 
 
 def _load(chat: Chat, argument: str) -> Result:

@@ -26,6 +26,17 @@ def greeting(model: str, cache: CacheSnapshot) -> str:
     )
 
 
+def larger_than_f16(cache: CacheSnapshot) -> str:
+    """What to tell where packing takes more memory than it saves, else ""."""
+    if cache.kind != "packed" or cache.bytes_total <= cache.bytes_f16:
+        return ""
+    return (
+        f"[a packed cache of {cache.n_ctx} tokens takes {_mib(cache.bytes_total)}, f16 only "
+        f"{_mib(cache.bytes_f16)}: the newest tokens are in full precision; "
+        "use --kv f16, or a longer --ctx]"
+    )
+
+
 def status_line(reply: Reply, cache: CacheSnapshot) -> str:
     """Speed, context used, cache size beside f16's, and true bits, in one line."""
     speed = f"{reply.speed:.1f} tok/s" if reply.speed else f"{reply.tokens} tokens"

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from .. import _native
 from ..config import XQuantConfig
 from ..errors import ConfigError
 from ..gguf_header import ModelInfo
@@ -99,6 +100,21 @@ def load(
             verbose=verbose,
             progress=progress,
         )
+
+
+def gpu_note(gpu_layers: int) -> str:
+    """What to tell where layers were wanted on a GPU and this build knows none, else ""."""
+    if not gpu_layers:
+        return ""
+    _native.load()
+    import llama_cpp
+
+    if llama_cpp.llama_supports_gpu_offload():
+        return ""
+    return (
+        f"[--gpu-layers {gpu_layers} has no effect: this build or machine has no GPU backend, "
+        "so all layers run on the CPU; python -m xquant_gguf.selftest lists devices]"
+    )
 
 
 @contextlib.contextmanager

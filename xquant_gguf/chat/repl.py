@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import XQuantError
+from ..errors import XQuantError, unexpected
 from . import commands
 from .commands import Chat
 from .keyboard import silent_keyboard
 from .screen import Screen
 from .turn import take_turn
 
+_ADVICE = (
+    "the chat is as it was, /save FILE keeps it; if it is the model's chat template, "
+    "start with --chat-template"
+)
+
 ReadLine = Callable[[str], str]
 """Reads one message; its argument is the text to start from. EOFError ends the chat."""
 
 
+_PATIENCE = 3  # lines in a row that cannot be read
+
+
 def chat_loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
-    """Run the chat until /bye or Ctrl-D."""
+    """Run the chat until /bye or Ctrl-D.
+
+    Whatever a turn or a command raises is told in one line, and the chat goes on. If it
+    cannot go on, because nothing can be read or shown any more, it is saved first.
+    """
+    try:
+        _loop(chat, screen, read)
+    except BaseException:
+        _rescue(chat, screen)
+        raise
+
+
+def _loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
     draft = ""
+    unread = 0
     while True:
         try:
             line = read(draft)
@@ -28,6 +51,13 @@ def chat_loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
         except KeyboardInterrupt:
             draft = ""
             continue
+        except Exception as error:
+            unread += 1
+            if unread == _PATIENCE:
+                raise
+            screen.error(f"the line could not be read: {unexpected(error)}")
+            continue
+        unread = 0
         draft = ""
         if not line.strip():
             continue
@@ -37,18 +67,33 @@ def chat_loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
                 return
             (screen.error if result.failed else screen.say)(result.text)
             continue
+        turns = chat.conversation.turns
         try:
             with silent_keyboard():
                 reply, draft = take_turn(chat, line.strip(), screen, status=True)
         except KeyboardInterrupt:
             draft = line
             continue
-        except (XQuantError, RuntimeError, ValueError, TypeError) as error:
-            screen.error(str(error) or type(error).__name__)
-            draft = line
+        except Exception as error:
+            if isinstance(error, XQuantError):
+                screen.error(str(error))
+            else:
+                screen.error(f"there is no reply: {unexpected(error)}; {_ADVICE}")
+            draft = line if chat.conversation.turns == turns else ""
             continue
         if reply is None:
             screen.note("[your message is back on the line; shorten it, or /clear and send it]")
+
+
+def _rescue(chat: Chat, screen: Screen) -> None:
+    """Save a chat that ends for a reason of its own, and say where."""
+    if not chat.conversation.messages:
+        return
+    with contextlib.suppress(Exception):
+        folder = _state_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = commands.save(chat, folder / f"rescued-{time.strftime('%Y%m%d-%H%M%S')}.json")
+        screen.error(f"the chat ends here; it is kept: /load {path}")
 
 
 def terminal_reader() -> ReadLine:
@@ -92,13 +137,17 @@ def plain_reader() -> ReadLine:
 
 def history_file() -> Path | None:
     """Where typed lines are kept, in the user's XDG state folder; None if it cannot be written."""
-    base = os.environ.get("XDG_STATE_HOME") or ""
     try:
-        folder = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
-        file = folder / "xquant-gguf" / "chat_history"
+        file = _state_folder() / "chat_history"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)
         with file.open("ab"):
             return file
     except (OSError, RuntimeError):
         return None
+
+
+def _state_folder() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or ""
+    folder = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
+    return folder / "xquant-gguf"
