@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from . import _dropin
 
 if TYPE_CHECKING:
     from .config import PRESETS, XQuantConfig
@@ -59,6 +62,8 @@ try:
     __version__ = version("xquant-gguf")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+_dropin.install(str(Path(__file__).parent / "lib"))  # where no .pth has done it
 
 
 def __getattr__(name: str) -> Any:

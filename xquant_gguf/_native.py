@@ -21,15 +21,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ._dropin import LIB_VARIABLE, LLAMA_CPP_VARIABLE, has_library, library_names
 from .errors import ConfigError, LibraryError
 
 ABI_VERSION = 1
 """Version of the C API that this package speaks."""
-
-LIB_VARIABLE = "XQUANT_GGUF_LIB"
-"""Environment variable with the folder of a developer's build of the library."""
-
-_NAMES = {"win32": ("llama.dll", "libllama.dll"), "darwin": ("libllama.so", "libllama.dylib")}
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def load() -> Native:
     """
     directory = library_directory()
     _refuse_other_library(directory)
-    os.environ["LLAMA_CPP_LIB_PATH"] = str(directory)
+    os.environ[LLAMA_CPP_VARIABLE] = str(directory)
     try:
         import llama_cpp.llama_cpp as binding
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
@@ -140,10 +136,9 @@ def library_directory() -> Path:
     directory = Path(chosen) if chosen else Path(__file__).parent / "lib"
     if not chosen and not directory.is_dir():
         directory = _installed_directory() or directory
-    names = _NAMES.get(sys.platform, ("libllama.so",))
-    if not any((directory / name).exists() for name in names):
+    if not has_library(directory):
         raise LibraryError(
-            f"the library folder must hold {' or '.join(names)}",
+            f"the library folder must hold {' or '.join(library_names())}",
             str(directory),
             f"correct {LIB_VARIABLE}" if chosen else "reinstall xquant-gguf",
         )
@@ -166,7 +161,7 @@ def _refuse_other_library(directory: Path) -> None:
         raise LibraryError(
             "llama_cpp must use our library, and a process can load only one",
             f"llama_cpp already imported with {loaded}",
-            "import xquant_gguf.llama before llama_cpp, or in a fresh process",
+            "import Llama from xquant_gguf before llama_cpp, in a fresh process",
         )
 
 
