@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         SessionFileError,
         UnsupportedModelError,
         XQuantError,
+        XQuantWarning,
     )
     from .kv_cache import KVCache
     from .llama import Llama
@@ -34,6 +35,7 @@ _HOME = {
     "XQuantConfig": "config",
     "PRESETS": "config",
     "XQuantError": "errors",
+    "XQuantWarning": "errors",
     "ConfigError": "errors",
     "ModelFileError": "errors",
     "UnsupportedModelError": "errors",
@@ -56,6 +58,7 @@ __all__ = [
     "UnsupportedModelError",
     "XQuantConfig",
     "XQuantError",
+    "XQuantWarning",
 ]
 
 try:

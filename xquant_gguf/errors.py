@@ -98,6 +98,15 @@ def unexpected(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+class XQuantWarning(UserWarning):
+    """Something was given that has no effect here, and the work goes on without it."""
+
+    @classmethod
+    def from_rule(cls, rule: str, value: object, remedy: str) -> XQuantWarning:
+        """The warning in the form of an :class:`XQuantError`."""
+        return cls(str(XQuantError(rule, value, remedy)))
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import threading
@@ -13,6 +12,7 @@ import numpy as np
 
 from . import _native, memory
 from ._failures import explain, last_reason
+from ._keywords import checked_keywords
 from ._log import captured
 from ._templates import SoundTemplates
 from .config import FLAGS, KV, UNSET, Threshold, Unset, XQuantConfig, resolve_kv
@@ -60,7 +60,8 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         k_bits ... max_ubatch: replace single settings; see XQuantConfig for each one.
         progress: called with the fraction loaded, 0.0 to 1.0, while the model loads.
         **kwargs: every keyword of ``llama_cpp.Llama`` (``n_ctx``, ``n_threads``, ...).
-            ``flash_attn`` is switched on where the cache needs it.
+            ``flash_attn`` is switched on where the cache needs it. Keywords that
+            ``llama_cpp.Llama`` would ignore give an XQuantWarning.
 
     Raises:
         ConfigError: a bad setting or keyword, settings that exclude each other, or no
@@ -107,8 +108,7 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         given = locals()
         auto = resolve_auto(kv, model_path)
         self._kv = resolve_kv(auto, **{name: given[name] for name in FLAGS})
-        _check_keywords(kwargs)
-        _check_cache_keywords(self._kv, kwargs)
+        kwargs = checked_keywords(self._kv, kwargs, _STOCK_KEYWORDS)
         path = os.fspath(model_path)
         self._info = read_header(path)
         self._check_memory(kwargs)
@@ -328,35 +328,6 @@ class _Progress:
     def reraise(self) -> None:
         if self._error is not None:
             raise self._error
-
-
-def _check_keywords(kwargs: dict[str, Any]) -> None:
-    for name in kwargs:
-        if name not in _STOCK_KEYWORDS:
-            close = difflib.get_close_matches(name, [*_STOCK_KEYWORDS, *FLAGS], n=1)
-            raise ConfigError(
-                "a keyword must be one of llama_cpp.Llama or a cache setting",
-                name,
-                f"did you mean {close[0]}?" if close else "leave it out",
-            )
-
-
-def _check_cache_keywords(kv: XQuantConfig | StockKV, kwargs: dict[str, Any]) -> None:
-    types = [name for name in ("type_k", "type_v") if kwargs.get(name) is not None]
-    named = "a packed kv" if isinstance(kv, XQuantConfig) else f"kv={kv.name!r}"
-    if types and not (isinstance(kv, StockKV) and kv.name == "f16"):
-        raise ConfigError(
-            "the cache type is set once, by kv or by type_k and type_v",
-            f"{named} with {' and '.join(types)}",
-            'leave type_k and type_v out, or use kv="f16"',
-        )
-    needs_flash = isinstance(kv, XQuantConfig) or kv.quantised
-    if needs_flash and kwargs.get("flash_attn") is False:
-        raise ConfigError(
-            "this cache needs flash attention",
-            f"flash_attn=False with {named}",
-            'leave flash_attn out, or use kv="f16"',
-        )
 
 
 def _context_full(wanted: int, n_ctx: int) -> ContextFullError:

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from xquant_gguf.errors import (
     ModelFileError,
     OutOfMemoryError,
     UnsupportedModelError,
+    XQuantWarning,
 )
 from xquant_gguf.gguf_header import read_header
 
@@ -166,11 +168,16 @@ def test_bad_settings(
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"n_ctxx": 512}, "did you mean n_ctx"),
         ({"k_bit": 2}, "did you mean k_bits"),
+        ({"bits": 2}, "did you mean [kv]_bits"),
+        ({"k-bits": 2}, "did you mean k_bits"),
+        ({"KV": "f16"}, "did you mean kv"),
+        ({"windows": 64}, "did you mean window"),
+        ({"n_sink": 4}, "did you mean sink"),
+        ({"kv_type": "f16"}, "did you mean one of kv, .*k_bits"),
+        ({"k_nonsense": 1}, "a cache setting must exist"),
         ({"type_k": 8}, "set once"),
         ({"kv": "q8_0", "type_v": 8}, "set once"),
-        ({"kv": "q8_0", "flash_attn": False}, "flash attention"),
         ({"n_ctx": -5}, "n_ctx"),
         ({"n_ctx": 2**33}, "n_ctx"),
         ({"n_ctx": 1.5}, "n_ctx"),
@@ -179,6 +186,43 @@ def test_bad_settings(
 def test_bad_keywords(tiny: Path, settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         llama(tiny, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"rpc_servers": "a:1"}, "ignores keywords.*rpc_servers; leave it out"),
+        ({"n_parts": -1}, "n_parts"),
+        ({"f16_kv": True}, "f16_kv"),
+        ({"n_ctxx": 512}, "n_ctxx; did you mean n_ctx?"),
+        ({"n_gpu_layer": 1}, "did you mean n_gpu_layers?"),
+        ({"kv": "q8_0", "flash_attn": False}, "flash attention, which is switched on"),
+        ({"flash_attn": False}, "flash attention, which is switched on"),
+    ],
+)
+def test_keywords_that_llama_cpp_swallows_are_warned_about_once(
+    settings: dict[str, object], words: str
+) -> None:
+    from xquant_gguf.llama import Llama
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            with pytest.raises(ModelFileError):  # the next thing that is wrong
+                Llama("none.gguf", **settings)
+    assert [w.category for w in seen] == [XQuantWarning]
+    assert re.search(words, str(seen[0].message))
+    assert seen[0].filename == __file__
+
+
+def test_every_cache_setting_with_a_letter_wrong_is_refused(tiny: Path) -> None:
+    from xquant_gguf import _keywords, config
+    from xquant_gguf.llama import _STOCK_KEYWORDS
+
+    for name in config.FLAGS:
+        for wrong in {name[:i] + name[i + 1 :] for i in range(len(name))}:
+            with pytest.raises(ConfigError, match="a cache setting must exist"):
+                _keywords.checked_keywords(config.XQuantConfig(), {wrong: 1}, _STOCK_KEYWORDS)
 
 
 @pytest.mark.parametrize(
