@@ -14,6 +14,7 @@ from . import _native, memory
 from ._failures import explain, last_reason
 from ._keywords import checked_keywords
 from ._log import captured
+from ._rewind import keeps_whole_windows, rewind
 from ._templates import SoundTemplates
 from .config import FLAGS, KV, UNSET, Threshold, Unset, XQuantConfig, resolve_kv
 from .errors import (
@@ -61,7 +62,8 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         progress: called with the fraction loaded, 0.0 to 1.0, while the model loads.
         **kwargs: every keyword of ``llama_cpp.Llama`` (``n_ctx``, ``n_threads``, ...).
             ``flash_attn`` is switched on where the cache needs it. Keywords that
-            ``llama_cpp.Llama`` would ignore give an XQuantWarning.
+            ``llama_cpp.Llama`` would ignore give an XQuantWarning. ``swa_full``, whether
+            sliding-window layers keep every token, is False for packed caches.
 
     Raises:
         ConfigError: a bad setting or keyword, settings that exclude each other, or no
@@ -116,6 +118,8 @@ class Llama(SoundTemplates, llama_cpp.Llama):
             kwargs["lora_path"] = os.fspath(kwargs["lora_path"])
             read_header(kwargs["lora_path"])
         self._progress = _Progress(progress)
+        self._end = 0  # tokens that the cache has held since the last rewind, at most
+        self._legible = 0  # tokens from the first on that input_ids holds; images' are not in it
         self._create(path, kwargs)
         self._fit_arrays()
         self._warn_of_template()
@@ -138,27 +142,28 @@ class Llama(SoundTemplates, llama_cpp.Llama):
     def eval(self, tokens: Sequence[int]) -> None:
         """Feed tokens to the model, as ``llama_cpp.Llama.eval`` does.
 
-        If cells were lost to earlier rewinds and the tokens would still fit, the
-        cache is rebuilt once from the tokens it held.
+        If ``n_tokens`` was set back and the cache lacks what these tokens see of the ones
+        before (sliding windows, recurrent states), all of them are read again. So they are
+        if cells were lost to earlier rewinds and the tokens would still fit.
 
         Raises:
             ContextFullError: the tokens do not fit behind those already held.
+            UnsupportedModelError: images would have to be read again.
         """
         tokens = list(tokens)
         held = self.n_tokens
         if held + len(tokens) > self._n_ctx:
             raise _context_full(held + len(tokens), self._n_ctx)
+        back, self._end = held < self._end, held + len(tokens)
+        model, context = self._model.model, self._ctx.ctx
         try:
-            super().eval(tokens)
-        except RuntimeError as error:
-            if not str(error).endswith(" 1"):  # 1: no room found, llama.h
-                raise
-            history = self.input_ids[:held].tolist() + tokens
-            self._forget()
-            try:
-                super().eval(history)
-            except RuntimeError:
-                raise _context_full(len(history), self._n_ctx) from None
+            if back and not rewind(llama_cpp, model, context, held, arch=self._info.arch):
+                self._read_again(held, tokens)
+            else:
+                self._eval_or_read_again(held, tokens)
+        finally:
+            if held <= self._legible:
+                self._legible = self.n_tokens
 
     def load_state(self, state: LlamaState) -> None:
         """Restore what ``save_state`` returned.
@@ -179,6 +184,7 @@ class Llama(SoundTemplates, llama_cpp.Llama):
                 _NATIVE.last_error() or str(error),
                 "create the Llama as it was when the state was saved",
             ) from error
+        self._end = self._legible = self.n_tokens
 
     def close(self) -> None:
         """Free model and cache. Safe after a failed constructor, and more than once."""
@@ -198,6 +204,29 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         context: Any = self._ctx
         context.kv_cache_clear()
         self.n_tokens = 0
+
+    def _eval_or_read_again(self, held: int, tokens: list[int]) -> None:
+        try:
+            super().eval(tokens)
+        except RuntimeError as error:
+            if not str(error).endswith(" 1"):  # 1: no room found, llama.h
+                raise
+            self._read_again(held, tokens)
+
+    def _read_again(self, held: int, tokens: list[int]) -> None:
+        """Fill an emptied cache with the first ``held`` tokens and the new ones."""
+        if held > self._legible:
+            raise UnsupportedModelError(
+                "tokens before the rewind must be read again, and images cannot be",
+                f"a rewind to token {held}, behind an image",
+                "send the whole prompt again after reset()",
+            )
+        history = self.input_ids[:held].tolist() + tokens
+        self._forget()
+        try:
+            super().eval(history)
+        except RuntimeError:
+            raise _context_full(len(history), self._n_ctx) from None
 
     @property
     def model_params(self) -> Any:
@@ -228,6 +257,8 @@ class Llama(SoundTemplates, llama_cpp.Llama):
             _NATIVE.require_packed()
             _NATIVE.config_set(self._kv.to_text())
             kwargs.update(type_k=_NATIVE.ggml_type(), type_v=_NATIVE.ggml_type(), flash_attn=True)
+            if kwargs.get("swa_full") is None:
+                kwargs["swa_full"] = keeps_whole_windows(self._kv)
         elif self._kv.name != "f16":
             kwargs.update(type_k=self._kv.ggml_type, type_v=self._kv.ggml_type)
             if self._kv.quantised:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .. import _native
 from .._log import captured
+from .._rewind import keeps_whole_windows, rewind
 from ..config import XQuantConfig
 from ..errors import ContextFullError, ModelFileError, UnsupportedModelError
 from ..gguf_header import read_header
@@ -87,6 +88,8 @@ class Context:
             ``n_ctx`` is divided among them.
         batch: tokens given to llama.cpp at once, and its micro-batch; a packed cache
             may cut that smaller (``max_ubatch``).
+        swa_full: sliding-window layers keep every token, so that any rewind works; None is
+            what ``Llama`` does with this cache.
 
     Raises:
         UnsupportedModelError: the model cannot run with this cache.
@@ -104,6 +107,7 @@ class Context:
         sequences: int = 1,
         unified: bool = True,
         batch: int = BATCH,
+        swa_full: bool | None = None,
     ) -> None:
         api = model.api
         self.model, self.kv, self.n_ctx, self.n_batch = model, kv, n_ctx, batch
@@ -113,6 +117,7 @@ class Context:
         params.n_seq_max = sequences
         params.kv_unified = unified
         params.n_threads = params.n_threads_batch = threads
+        params.swa_full = keeps_whole_windows(kv) if swa_full is None else swa_full
         params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
         if isinstance(kv, XQuantConfig):
             model.native.require_packed()
@@ -139,12 +144,16 @@ class Context:
         """Keep the first ``n_past`` tokens of a sequence.
 
         Raises:
-            UnsupportedModelError: the cache cannot drop tokens, as a recurrent state cannot.
+            UnsupportedModelError: the cache cannot drop tokens, as a recurrent state cannot,
+                or sliding windows have lost what the next token sees. The cache is then of
+                no use until it is cleared.
         """
-        memory = self.model.api.llama_get_memory(self.handle)
-        if not self.model.api.llama_memory_seq_rm(memory, sequence, n_past, -1):
+        api, model = self.model.api, self.model
+        arch = model.info.arch
+        if not rewind(api, model.handle, self.handle, n_past, sequence, arch=arch):
             raise UnsupportedModelError(
-                "the model's cache must be able to drop its newest tokens", self.model.info.arch
+                "the model's cache must be able to drop its newest tokens",
+                f"{arch}, from {self.held[sequence]} to {n_past} tokens",
             )
         self.held[sequence] = n_past
 

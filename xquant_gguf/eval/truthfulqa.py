@@ -122,7 +122,7 @@ def run(
                 if done is None:
                     if context is None:
                         n_ctx = padded_ctx(len(prompt) + longest)
-                        context = Context(model, kv, n_ctx=n_ctx, threads=threads)
+                        context = Context(model, kv, n_ctx=n_ctx, threads=threads, swa_full=True)
                         context.feed(prompt, logits="last", copy=False)
                     done = ask(context, len(prompt), sheet)
                     pieces.put(done, "truthfulqa", name, i)

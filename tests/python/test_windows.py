@@ -1,0 +1,230 @@
+"""Sliding windows: the small form is the default, and a rewind never reads tokens it has lost.
+
+Tiny random models of real architectures come from ``make_tiny.py``, beside the checkout in
+shared/archs or where XQUANT_ARCHS says.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from xquant_gguf import _native
+from xquant_gguf.errors import UnsupportedModelError
+
+SETTINGS = {"n_ctx": 1024, "n_ubatch": 128, "n_threads": 2, "n_threads_batch": 2, "verbose": False}
+ARCHS = ["gpt-oss", "gemma3", "qwen35"]
+SMALL = [{"kv": "balanced"}, {"kv": "f16", "swa_full": False}, {"kv": "q8_0", "swa_full": False}]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Write a tiny model of an architecture, with a window of 128 tokens where it may be chosen."""
+    maker = Path(os.environ.get("XQUANT_ARCHS") or ROOT.parent / "shared" / "archs")
+    if not (maker / "make_tiny.py").is_file():
+        pytest.skip("no make_tiny.py: set XQUANT_ARCHS to its folder")
+    folder = tmp_path_factory.mktemp("archs")
+
+    def make(arch: str) -> Path:
+        path = folder / f"{arch}.gguf"
+        if not path.exists():
+            window = ["--set", "attention.sliding_window=128"] if arch == "gemma3" else []
+            subprocess.run(
+                [sys.executable, maker / "make_tiny.py", "--lib", _native.library_directory()]
+                + ["--out", folder, *window, "--name", arch, arch],
+                check=True,
+                capture_output=True,
+            )
+        return path
+
+    return make
+
+
+@pytest.fixture
+def load(packed_library: None) -> Iterator[Callable[..., Any]]:
+    """Open models, and close them behind the test."""
+    from xquant_gguf import Llama
+
+    opened: list[Any] = []
+
+    def one(path: Path, **settings: Any) -> Any:
+        opened.append(Llama(path, **{**SETTINGS, **settings}))
+        return opened[-1]
+
+    yield one
+    for llm in opened:
+        llm.close()
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each call of llama_cpp's own ``eval`` reads."""
+    import llama_cpp
+
+    counts: list[int] = []
+    stock = llama_cpp.Llama.eval
+
+    def counted(self: Any, tokens: Any) -> None:
+        counts.append(len(tokens))
+        stock(self, tokens)
+
+    monkeypatch.setattr(llama_cpp.Llama, "eval", counted)
+    return counts
+
+
+def tokens(count: int, seed: int = 1) -> list[int]:
+    return [int(t) for t in np.random.default_rng(seed).integers(3, 500, count)]
+
+
+def logits(llm: Any) -> np.ndarray:
+    return np.array(llm._ctx.get_logits_ith(-1)[: llm.n_vocab()])
+
+
+@pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind["kv"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_deep_rewind_equals_a_fresh_run(
+    tiny: Callable[[str], Path], load: Callable[..., Any], arch: str, kind: dict[str, Any]
+) -> None:
+    long, other = tokens(800), tokens(20, 2)
+    llm, fresh = load(tiny(arch), **kind), load(tiny(arch), **kind)
+    llm.eval(long)
+    llm.n_tokens = 300
+    llm.eval(other)
+    fresh.eval(long[:300] + other)
+    assert llm.n_tokens == 320
+    assert np.array_equal(logits(llm), logits(fresh))
+    llm.eval(tokens(5, 3))  # and it goes on from there
+    fresh.eval(tokens(5, 3))
+    assert np.array_equal(logits(llm), logits(fresh))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kind", SMALL[:2], ids=lambda kind: kind["kv"])
+def test_a_deep_rewind_of_gemma_equals_a_fresh_run(
+    gemma: Path, load: Callable[..., Any], kind: dict[str, Any]
+) -> None:
+    llm, fresh = load(gemma, **kind), load(gemma, **kind)
+    llm.eval(tokens(800))
+    llm.n_tokens = 300
+    llm.eval(tokens(20, 2))
+    fresh.eval(tokens(800)[:300] + tokens(20, 2))
+    assert np.array_equal(logits(llm), logits(fresh))
+
+
+@pytest.mark.parametrize("arch", ["gpt-oss", "gemma3"])
+def test_an_edited_prompt_equals_a_fresh_one(
+    tiny: Callable[[str], Path], load: Callable[..., Any], arch: str
+) -> None:
+    long = tokens(800)
+    edited = long[:300] + tokens(50, 2)
+    llm, fresh = load(tiny(arch)), load(tiny(arch))
+    next(llm.generate(long, temp=0.0))
+    assert next(llm.generate(edited, temp=0.0)) == next(fresh.generate(edited, temp=0.0))
+    assert np.array_equal(logits(llm), logits(fresh))
+
+
+def test_a_saved_state_that_is_rewound_equals_a_fresh_run(
+    tiny: Callable[[str], Path], load: Callable[..., Any]
+) -> None:
+    long, other = tokens(800), tokens(20, 2)
+    llm, again, fresh = (load(tiny("gpt-oss")) for _ in range(3))
+    llm.eval(long)
+    again.load_state(pickle.loads(pickle.dumps(llm.save_state())))
+    again.n_tokens = 300
+    again.eval(other)
+    fresh.eval(long[:300] + other)
+    assert np.array_equal(logits(again), logits(fresh))
+
+
+@pytest.mark.parametrize("arch", ["gpt-oss", "gemma3", "llama4"])
+def test_what_the_window_still_holds_is_not_read_again(
+    tiny: Callable[[str], Path], load: Callable[..., Any], read: list[int], arch: str
+) -> None:
+    llm = load(tiny(arch))
+    llm.eval(tokens(800))
+    llm.n_tokens = 790
+    llm.eval(tokens(5, 2))
+    for token in tokens(140, 3):
+        llm.eval([token])
+    assert read == [800, 5, *[1] * 140]
+
+
+def test_a_batch_that_failed_does_not_hide_a_rewind(
+    tiny: Callable[[str], Path], load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import llama_cpp
+
+    llm, fresh = load(tiny("gpt-oss")), load(tiny("gpt-oss"))
+    long = tokens(800)
+    stock = llama_cpp.Llama.eval
+
+    def fails(self: Any, tokens: Any) -> None:
+        stock(self, tokens)
+        self.n_tokens = 300
+        raise RuntimeError("llama_decode returned 2")
+
+    monkeypatch.setattr(llama_cpp.Llama, "eval", fails)
+    with pytest.raises(RuntimeError):
+        llm.eval(long)
+    monkeypatch.setattr(llama_cpp.Llama, "eval", stock)
+    llm.eval(tokens(20, 2))
+    fresh.eval(long[:300] + tokens(20, 2))
+    assert np.array_equal(logits(llm), logits(fresh))
+
+
+def test_images_are_not_read_again_as_text(
+    tiny: Callable[[str], Path], load: Callable[..., Any]
+) -> None:
+    import llama_cpp
+
+    llm = load(tiny("gpt-oss"))
+    llm.eval(tokens(10))
+    llama_cpp.Llama.eval(llm, tokens(290, 2))  # as an image handler: behind our back
+    llm.eval(tokens(500, 3))
+    llm.n_tokens = 310
+    with pytest.raises(UnsupportedModelError, match="images cannot be"):
+        llm.eval([5])
+    llm.reset()
+    llm.eval(tokens(10))
+
+
+def test_whole_windows_can_be_asked_for(
+    tiny: Callable[[str], Path], load: Callable[..., Any], read: list[int]
+) -> None:
+    whole, small = load(tiny("gemma3"), n_ctx=4096, swa_full=True), load(tiny("gemma3"), n_ctx=4096)
+    assert small.kv_cache.bytes["unpacked"] < whole.kv_cache.bytes["unpacked"] / 4
+    assert load(tiny("gemma3"), swa_full=None).context_params.swa_full is False
+    assert load(tiny("gemma3"), kv="f16").context_params.swa_full is True
+    whole.eval(tokens(800))
+    whole.n_tokens = 300
+    whole.eval([5])
+    assert read == [800, 1]
+
+
+def test_contexts_of_the_tools_refuse_what_would_read_lost_tokens(
+    tiny: Callable[[str], Path],
+) -> None:
+    from xquant_gguf.config import resolve_kv
+    from xquant_gguf.eval.contexts import Context, Model
+
+    model = Model(str(tiny("gpt-oss")))
+    context = Context(model, resolve_kv("balanced"), n_ctx=1024, threads=2)
+    context.feed(tokens(800), logits="last")
+    context.rewind(790)
+    with pytest.raises(UnsupportedModelError, match="from 790 to 300 tokens"):
+        context.rewind(300)
+    context.close()
+    whole = Context(model, resolve_kv("balanced"), n_ctx=1024, threads=2, swa_full=True)
+    whole.feed(tokens(800), logits="last")
+    whole.rewind(300)
+    whole.close()
+    model.close()
