@@ -60,7 +60,7 @@ def lines(*script: str | BaseException) -> repl.ReadLine:
     """A reader of these lines; exceptions are raised, and the end is the end."""
     source = iter(script)
 
-    def read(draft: str) -> str:
+    def read(draft: str, below: str) -> str:
         line = next(source, EOFError())
         if isinstance(line, BaseException):
             raise line

@@ -50,6 +50,9 @@ class FakeModel:
     def n_ctx(self) -> int:
         return self._n_ctx
 
+    def tokenize(self, text: bytes, add_bos: bool = True) -> list[int]:
+        return [0] * len(text.split())
+
     @property
     def kv_cache(self) -> KVCache:
         return KVCache(lambda: packed_snapshot({**REPORT, "tokens": self.n_tokens}))
@@ -156,7 +159,7 @@ def run_loop(chat: Chat, lines: list[str | BaseException]) -> list[str]:
     drafts: list[str] = []
     rest = iter([*lines, EOFError()])
 
-    def read(draft: str) -> str:
+    def read(draft: str, below: str) -> str:
         drafts.append(draft)
         line = next(rest)
         if isinstance(line, BaseException):

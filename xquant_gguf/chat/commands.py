@@ -86,6 +86,7 @@ def _system(chat: Chat, argument: str) -> Result:
     if not argument:
         return Result(chat.conversation.system or "no system prompt; /system TEXT sets one")
     chat.conversation.system = "" if argument == "-" else argument
+    chat.conversation.held = None
     return Result("system prompt set" if chat.conversation.system else "system prompt removed")
 
 

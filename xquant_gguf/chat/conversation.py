@@ -10,22 +10,38 @@ Message = dict[str, str]
 
 @dataclass
 class Conversation:
-    """System prompt and finished turns, plus the user's message that waits for its reply."""
+    """System prompt and finished turns, plus the user's message that waits for its reply.
+
+    ``forgotten``: how many of the oldest turns the model no longer sees. ``held``: tokens
+    of what it sees, with the last reply, or None if that is not known. ``warned``: the user
+    knows that the context is almost full.
+    """
 
     system: str = ""
     messages: list[Message] = field(default_factory=list)
     waiting: str | None = None
+    forgotten: int = 0
+    held: int | None = field(default=None, compare=False)
+    warned: bool = False
 
     @property
     def turns(self) -> int:
         """Number of finished turns."""
         return len(self.messages) // 2
 
-    def ask(self, text: str) -> list[Message]:
-        """Take the user's message and return everything the model has to see."""
+    def ask(self, text: str) -> None:
+        """Take the user's message."""
         self.waiting = text
+
+    def without(self, turns: int) -> list[Message]:
+        """What the model has to see, without the oldest ``turns`` turns."""
+        assert self.waiting is not None
         head = [{"role": "system", "content": self.system}] if self.system else []
-        return [*head, *self.messages, {"role": "user", "content": text}]
+        return [*head, *self.messages[2 * turns :], {"role": "user", "content": self.waiting}]
+
+    def forget(self, turns: int) -> None:
+        """Leave the oldest ``turns`` turns out from now on."""
+        self.forgotten, self.held, self.warned = turns, None, False
 
     def answer(self, text: str) -> None:
         """Finish the waiting turn with the model's reply."""
@@ -43,3 +59,4 @@ class Conversation:
         """Forget all messages; the system prompt stays."""
         self.messages.clear()
         self.waiting = None
+        self.forget(0)

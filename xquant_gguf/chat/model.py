@@ -35,6 +35,9 @@ class ChatModel(Protocol):
     def n_ctx(self) -> int:
         """Context length in tokens."""
 
+    def tokenize(self, text: bytes, add_bos: bool = True) -> list[int]:
+        """Token ids of a text."""
+
     @property
     def create_chat_completion(self) -> Callable[..., Any]:
         """Streams a reply; see ``llama_cpp.Llama``."""

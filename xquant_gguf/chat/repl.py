@@ -20,9 +20,11 @@ _ADVICE = (
     "start with --chat-template"
 )
 
-ReadLine = Callable[[str], str]
-"""Reads one message; its argument is the text to start from. EOFError ends the chat."""
+ReadLine = Callable[[str, str], str]
+"""Reads one message; its arguments are the text to start from and a line to show below it, ""
+for none. EOFError ends the chat."""
 
+_KEPT = "this message does not fit into the context: shorten it, or Ctrl-C empties the line"
 
 _PATIENCE = 3  # lines in a row that cannot be read
 
@@ -41,15 +43,15 @@ def chat_loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
 
 
 def _loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
-    draft = ""
+    draft = below = ""
     unread = 0
     while True:
         try:
-            line = read(draft)
+            line = read(draft, below)
         except EOFError:
             return
         except KeyboardInterrupt:
-            draft = ""
+            draft = below = ""
             continue
         except Exception as error:
             unread += 1
@@ -58,7 +60,7 @@ def _loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
             screen.error(f"the line could not be read: {unexpected(error)}")
             continue
         unread = 0
-        draft = ""
+        draft = below = ""
         if not line.strip():
             continue
         if commands.is_command(line):
@@ -82,7 +84,7 @@ def _loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
             draft = line if chat.conversation.turns == turns else ""
             continue
         if reply is None:
-            screen.note("[your message is back on the line; shorten it, or /clear and send it]")
+            below = _KEPT  # a long message on the line pushes the error out of sight
 
 
 def _rescue(chat: Chat, screen: Screen) -> None:
@@ -127,12 +129,17 @@ def terminal_reader() -> ReadLine:
         completer=WordCompleter([name.split()[0] for name in commands.HELP], sentence=True),
         complete_while_typing=False,
     )
-    return lambda draft: session.prompt(">>> ", default=draft)
+
+    def read(draft: str, below: str) -> str:
+        session.bottom_toolbar = below or None
+        return session.prompt(">>> ", default=draft)
+
+    return read
 
 
 def plain_reader() -> ReadLine:
     """Standard input as it is, for a terminal whose output goes elsewhere."""
-    return lambda draft: input()
+    return lambda draft, below: input()
 
 
 def history_file() -> Path | None:
