@@ -78,6 +78,10 @@ XQ_FN int xq_code_max(int bits) { return (1 << bits) - 1; }
 
 // code = round((x - min) / s), s = (max - min) / (2^B - 1). `inv` is xq_group_inv(). Plain f32 steps without
 // fused multiply-add, so that every implementation gives the same code.
+//
+// A number that is not finite counts as one that is not there: its row's scale and zero point are those of the others, and
+// its code is 0. So a token with a NaN spoils no other token of its tile. Its own is read as something finite from then on,
+// because codes cannot say NaN.
 XQ_FN float xq_group_inv(float lo, float hi, int bits) {
     const float range = hi - lo;
     return range > 0.0f ? (float) xq_code_max(bits) / range : 0.0f;
@@ -164,6 +168,9 @@ XQ_FN float xq_bits_float(uint32_t u) {
     return b.f;
 #endif
 }
+// Whether x is neither infinite nor a NaN; by its bits, because fast math takes comparisons with either away.
+XQ_FN int xq_is_finite(float x) { return (xq_float_bits(x) & 0x7F800000u) != 0x7F800000u ? 1 : 0; }
+
 XQ_FN int xq_log_of(float scale) { return (int) ((xq_float_bits(scale) + 0x8000u) >> 16); }
 // The step that reaches from the lowest to the highest in `top` - 1 steps; top is the largest u.
 XQ_FN int xq_log_step(int lowest, int highest, int top) { return (highest - lowest + top - 2) / (top - 1); }

@@ -10,7 +10,8 @@
 // shrinking does not. This scale makes <x, value> = <x, x>.
 //
 // Sums run over the lanes of both strips, x[l] + x[l+32] first, then the upper half of the lanes onto the lower
-// until one is left: the order in which vector registers add. Lanes and rows without data count as 0.
+// until one is left: the order in which vector registers add. Lanes and rows without data count as 0, and so does a
+// number that is not finite.
 //
 // Metadata, one for two strips (an odd last strip has its own): u16 lowest, u16 step of a logarithmic grid (top
 // 255), u8 scale code of every row.

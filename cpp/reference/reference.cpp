@@ -7,6 +7,7 @@
 #include "ggml.h"
 
 #include <algorithm>
+#include <bitset>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -63,26 +64,63 @@ void put_code(uint32_t * codes, int word, int row, int bits, int lane, uint32_t 
     w = xq_code_put(w, row, bits, code);
 }
 
+// Those lanes of a row that count: they hold data, and that is finite.
+uint32_t lanes_with_data(const float * row, uint32_t lane_mask) {
+    uint32_t bad = 0; // a bit that only the exponent of infinities and NaNs carries into; most rows have none
+    for (int l = 0; l < XQ_LANES; ++l) {
+        bad |= (xq_float_bits(row[l]) & 0x7F800000u) + 0x00800000u;
+    }
+    for (int l = 0; bad >> 31 && l < XQ_LANES; ++l) {
+        lane_mask &= ~((uint32_t) !xq_is_finite(row[l]) << l);
+    }
+    return lane_mask;
+}
+
+// Minimum and maximum over some lanes of a row; lo > hi over none.
+struct span { float lo, hi; };
+span span_of(const float * row, uint32_t there) {
+    span s = {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
+    if (there == 0xFFFFFFFFu) { // nearly always
+        for (int l = 0; l < XQ_LANES; ++l) {
+            s.lo = std::min(s.lo, row[l]);
+            s.hi = std::max(s.hi, row[l]);
+        }
+        return s;
+    }
+    for (int l = 0; l < XQ_LANES; ++l) {
+        s.lo = there >> l & 1 ? std::min(s.lo, row[l]) : s.lo;
+        s.hi = there >> l & 1 ? std::max(s.hi, row[l]) : s.hi;
+    }
+    return s;
+}
+
+// The row itself, or in `clean` a copy with zeros for the lanes that are not there.
+const float * row_of(const float * row, uint32_t there, float * clean) {
+    if (there == 0xFFFFFFFFu) {
+        return row;
+    }
+    for (int l = 0; l < XQ_LANES; ++l) {
+        clean[l] = there >> l & 1 ? row[l] : 0.0f;
+    }
+    return clean;
+}
+
 void seal_ranked(const xq_side & side, const float * x, uint32_t lane_mask, uint32_t * codes, uint8_t * meta) {
     const int rows = side.rows, fine = xq_fine(side);
     std::vector<float> lo(rows), hi(rows), range(rows), mean(rows), base(rows), inv(rows);
     std::vector<uint8_t> cls(rows);
-    int valid = 0;
-    for (int l = 0; l < XQ_LANES; ++l) {
-        valid += lane_mask >> l & 1;
-    }
-    for (int i = 0; i < rows && valid > 0; ++i) {
-        float data[XQ_LANES];
-        lo[i] = std::numeric_limits<float>::infinity();
-        hi[i] = -lo[i];
-        for (int l = 0; l < XQ_LANES; ++l) {
-            const bool ok = lane_mask >> l & 1;
-            data[l] = ok ? x[i*XQ_LANES + l] : 0.0f;
-            lo[i] = ok ? std::min(lo[i], data[l]) : lo[i];
-            hi[i] = ok ? std::max(hi[i], data[l]) : hi[i];
+    std::vector<uint32_t> there(rows);
+    for (int i = 0; i < rows; ++i) {
+        const float * row = x + i*XQ_LANES;
+        float clean[XQ_LANES];
+        there[i] = lanes_with_data(row, lane_mask);
+        if (there[i] != 0) { // all stays 0 else
+            const span s = span_of(row, there[i]);
+            lo[i] = s.lo;
+            hi[i] = s.hi;
+            range[i] = hi[i] - lo[i];
+            mean[i]  = fold_lanes(row_of(row, there[i], clean)) / (float) std::bitset<XQ_LANES>(there[i]).count();
         }
-        range[i] = hi[i] - lo[i];
-        mean[i]  = fold_lanes(data) / (float) valid;
     }
     xq_ref_rank(side, range.data(), cls.data());
     xq_ref_write_ranked(side, cls.data(), lo.data(), hi.data(), mean.data(), meta, base.data(), inv.data());
@@ -92,7 +130,7 @@ void seal_ranked(const xq_side & side, const float * x, uint32_t lane_mask, uint
     for (int i = 0; i < rows; ++i) {
         const int bits = xq_class_bits(cls[i], fine), place = at[cls[i]]++;
         for (int l = 0; l < XQ_LANES && bits > 0; ++l) {
-            if (lane_mask >> l & 1) {
+            if (there[i] >> l & 1) {
                 put_code(codes, first[cls[i]], place, bits, l, (uint32_t) xq_encode(x[i*XQ_LANES + l], base[i], inv[i], bits));
             }
         }
@@ -246,7 +284,13 @@ void xq_ref_seal_unbiased(const xq_side & side, const float * x, int n, int lane
         if (row_ok && !row_ok[i]) {
             continue;
         }
-        const auto at = [&](int s, int l) { return x[(s*side.rows + i)*XQ_LANES + l]; };
+        float clean[2][XQ_LANES];
+        const float * rows[2] = {};
+        for (int s = 0; s < n; ++s) {
+            const float * row = x + (s*side.rows + i)*XQ_LANES;
+            rows[s] = row_of(row, lanes_with_data(row, 0xFFFFFFFFu), clean[s]);
+        }
+        const auto at = [&](int s, int l) { return rows[s][l]; };
         const auto valid = [&](int s, int l) { return s + 1 < n || l < lanes; };
         float square[XQ_LANES], along[XQ_LANES];
         for (int l = 0; l < XQ_LANES; ++l) {
@@ -321,23 +365,19 @@ void xq_ref_seal_strip(const xq_side & side, const float * x, const uint8_t * ro
         if (row_ok && !row_ok[i]) {
             continue;
         }
-        float lo = std::numeric_limits<float>::infinity(), hi = -lo;
-        for (int l = 0; l < XQ_LANES; ++l) {
-            if (lane_mask >> l & 1) {
-                lo = std::min(lo, x[i*XQ_LANES + l]);
-                hi = std::max(hi, x[i*XQ_LANES + l]);
-            }
+        const uint32_t there = lanes_with_data(x + i*XQ_LANES, lane_mask);
+        if (there == 0) {
+            continue;
         }
-        if (lo > hi) {
-            continue; // no lane holds data
-        }
+        const span s = span_of(x + i*XQ_LANES, there);
+        const float lo = s.lo, hi = s.hi;
         scale[i] = xq_relaxed_scale(lo, hi, side.bits, side.eta);
         zero [i] = xq_relaxed_zero (lo, hi, side.eta);
         if (leader) {
             if (side.fit == XQ_FIT_LS) {
                 std::vector<float> xs; std::vector<int> cs;
                 for (int l = 0; l < XQ_LANES; ++l) {
-                    if (lane_mask >> l & 1) {
+                    if (there >> l & 1) {
                         xs.push_back(x[i*XQ_LANES + l]);
                         cs.push_back((int) xq_ref_code(side, codes, i, l));
                     }
@@ -348,7 +388,7 @@ void xq_ref_seal_strip(const xq_side & side, const float * x, const uint8_t * ro
         }
         const float inv = xq_group_inv(lo, hi, side.bits);
         for (int l = 0; l < XQ_LANES; ++l) {
-            if (!(lane_mask >> l & 1)) {
+            if (!(there >> l & 1)) {
                 continue;
             }
             uint32_t code = (uint32_t) xq_encode(x[i*XQ_LANES + l], lo, inv, side.bits);

@@ -8,6 +8,7 @@ from functools import partial
 from kernels import lib, test_rotate, test_seal_layer
 from kernels import test_attend as attend
 from kernels import test_attend_ranked as ranked_attend
+from kernels import test_not_finite as not_finite
 from kernels import test_ranked as ranked
 from kernels import test_seal as seal
 from kernels import test_unbiased as unbiased
@@ -31,6 +32,7 @@ def attention() -> list[Check]:
         Shape(dk=64, dv=128, group=3, k_bits=4, v_bits=4, max_bias=8.0, n_kv=95, sinks=True),
         Shape(dk=72, dv=40, tokens=2, k_bits=1, v_bits=2, follow=True, fit=FIT_LS, sinks=True),
     ]
+    spoilt, nan = not_finite.PAGES[:2], float("nan")
     layers = [
         Shape(dk=256, dv=256, tokens=1, group=8, n_kv=230, k_ranked=1.7, v_bits=2, **ROTATED),
         Shape(dk=96, dv=80, tokens=2, group=3, k_ranked=4.5, v_bits=3, data="spread", **ROTATED),
@@ -48,6 +50,8 @@ def attention() -> list[Check]:
         partial(edges.test_hidden_cells_may_hold_anything),
         partial(edges.test_channels_too_large_for_integers, k_ranked=0.0, seed=0),
         partial(attend.test_hard_data, m=META_Q8, tokens=1, data="huge"),
+        *(partial(not_finite.test_cells_of_pages, shape=s, x=nan, what="both") for s in spoilt),
+        partial(not_finite.test_nothing_but_nans),
     ]
 
 
@@ -88,6 +92,9 @@ def packing() -> list[Check]:
         partial(ranked.test_unpack, rows=72, bits=4.5),
         partial(unbiased.test_whole_strips, bits=3, n=2, kind="normal"),
         partial(unbiased.test_rows_without_data, bits=2, n=1),
+        partial(not_finite.test_strips, bits=3, m=META_Q8, kind="some"),
+        partial(not_finite.test_ranked_strips, bits=4.5, kind="some"),
+        partial(not_finite.test_unbiased_strips, bits=2, n=2, kind="some"),
         partial(unbiased.test_scales_half_way_on_the_grid),
         partial(unbiased.test_unpack, bits=3),
         partial(test_rotate.test_against_the_matrix, block=64, blocks=3),

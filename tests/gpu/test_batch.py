@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernels import lib, test_attend, test_attend_ranked
+from kernels import lib, test_attend, test_attend_ranked, test_not_finite, test_seal_layer
 from kernels.budgets import ATTENTION, assert_near
 from kernels.case import Case, Shape
 from numpy.typing import NDArray
@@ -25,8 +25,11 @@ from . import test_edges
 from .build import SOURCES
 from .test_kernels import kernel_tests
 
-for _module in ("attend", "attend_ranked"):
+for _module in ("attend", "attend_ranked", "not_finite"):
     globals().update(kernel_tests(_module))
+
+MODULES = (test_attend, test_attend_ranked, test_not_finite, test_seal_layer, test_edges)
+"""That make cases."""
 
 FORM = {"k_ranked": 2.3, "v_bits": 2, "v_unbiased": True, "v_rotate": True}
 
@@ -63,7 +66,7 @@ def batch(impl: str, library: ctypes.CDLL) -> Iterator[str]:
     name = f"{impl}-batch"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(lib.others, name, library)
-        for module in (test_attend, test_attend_ranked, test_edges):
+        for module in MODULES:
             patch.setattr(module, "Case", HalfCase)
             patch.setattr(module, "build", build, raising=False)
         yield name

@@ -9,6 +9,7 @@ MODULES = (
     "attend",
     "attend_ranked",
     "format",
+    "not_finite",
     "ranked",
     "rotate",
     "seal",

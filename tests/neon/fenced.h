@@ -70,8 +70,8 @@ private:
 inline float as_f16(float x) { return ggml_fp16_to_fp32(ggml_fp32_to_fp16(x)); }
 
 // Kinds of data as in tests/kernels/case.py; `channel` is what may be odd.
-enum data_kind { NORMAL, OUTLIER, OFFSET, CONSTANT, EQUAL, HUGE_VALUES, TINY, SPREAD, N_KINDS };
-constexpr const char * KIND_NAMES[] = {"normal", "outlier", "offset", "constant", "equal", "huge", "tiny", "spread"};
+enum data_kind { NORMAL, OUTLIER, OFFSET, CONSTANT, EQUAL, HUGE_VALUES, TINY, SPREAD, NOT_FINITE, N_KINDS };
+constexpr const char * KIND_NAMES[] = {"normal", "outlier", "offset", "constant", "equal", "huge", "tiny", "spread", "not finite"};
 
 inline float value_of(dice & rng, int kind, int channel) {
     float x = rng.normal();
@@ -83,6 +83,7 @@ inline float value_of(dice & rng, int kind, int channel) {
         case HUGE_VALUES: x = std::clamp(6000*x, -25000.0f, 25000.0f); break;
         case TINY:        x = 1e-6f*x; break;
         case SPREAD:      x = x*(float) (1 << (channel*7 % 13))*0x1p-6f; break;
+        case NOT_FINITE:  x = rng.below(20) > 0 ? x : rng.below(2) ? std::numeric_limits<float>::quiet_NaN() : x*std::numeric_limits<float>::infinity(); break;
         default:          break;
     }
     return as_f16(x);

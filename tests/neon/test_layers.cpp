@@ -13,7 +13,7 @@ struct shape {
     xq_side k, v;
     int kind = NORMAL;
     float softcap = 0, max_bias = 0;
-    bool sinks = false, holes = false, parts = false;
+    bool sinks = false, holes = false, parts = false, spoilt = false; // spoilt: a hidden cell of every page is not finite
     double budget = BUDGET_ATTENTION;
 };
 
@@ -91,9 +91,13 @@ void layer_once(const xq_cpu_kernels & k, const shape & s, uint64_t seed) {
     fenced<uint16_t> mask((size_t) s.tokens*s.n_kv);
     for (int t = 0; t < s.tokens; ++t) {
         for (int c = 0; c < s.n_kv; ++c) {
-            const bool hidden = c > first + t || !(cells[c/32] >> c%32 & 1) || (s.holes && rng.below(10) == 0);
+            const bool hidden = c > first + t || (s.spoilt && c % XQ_TILE == 7) || !(cells[c/32] >> c%32 & 1) || (s.holes && rng.below(10) == 0);
             mask[t*s.n_kv + c] = hidden ? 0xFC00 : s.max_bias > 0 ? ggml_fp32_to_fp16(-(float) (first + t - c)) : 0;
         }
+    }
+    for (int t = 0; s.spoilt && t < tiles; ++t) { // from here on: what was sealed is clean
+        std::fill_n(k_pages.data() + (t*XQ_TILE + 7)*L.k_row, L.k_row, (uint16_t) 0x7E00);
+        std::fill_n(v_pages.data() + (t*XQ_TILE + 7)*L.v_row, L.v_row, (uint16_t) (t % 2 ? 0x7E00 : 0x7C00));
     }
     xq_attend_args a{};
     a.layer = L;
@@ -218,6 +222,7 @@ void test_layers(const xq_cpu_kernels & k) {
         s.max_bias = i % 13 == 6 ? 8.0f : 0.0f;
         s.sinks    = i % 6 == 4;
         s.holes    = i % 7 == 2;
+        s.spoilt   = i % 3 == 1;
         s.parts    = s.n_kv > 256 && s.tokens < 5;
         // as in tests/kernels: huge keys make logits of ten thousands there too
         s.budget = s.kind == OUTLIER ? BUDGET_REQUIRED : s.kind == SPREAD ? BUDGET_ATTENTION_SHARP : BUDGET_ATTENTION;

@@ -253,11 +253,28 @@ void test_floats(const xq_cpu_kernels & k) {
                 CHECK(s[i] > -INF || p[i] == 0.0f);
             }
             CHECK(std::fabs(sum - want_sum) <= 1e-6*want_sum, sum, want_sum);
+            const int at = rng.below(n);
+            s[at] = NAN; // is no maximum, and stays one
+            most = -INF;
+            for (int i = 0; i < n; ++i) {
+                most = s[i] > most ? s[i] : most;
+            }
+            CHECK(k.softmax(s.data(), n, &sum) == most && std::isnan(sum) && std::isnan(s[at]));
+            for (const float odd : {NAN, INF, -INF}) {
+                CHECK(k.finite(p.data(), n));
+                const float was = p[at];
+                p[at] = odd;
+                CHECK(!k.finite(p.data(), n));
+                p[at] = was;
+            }
             ++cases;
         }
         fenced<float> none(n, -INF);
         float sum = NAN;
         CHECK(k.softmax(none.data(), n, &sum) == -INF && sum == 0.0f && none == fenced<float>(n, 0.0f));
+        none = fenced<float>(n, -INF);
+        none[n - 1] = NAN;
+        CHECK(k.softmax(none.data(), n, &sum) == -INF && std::isnan(sum));
         ++cases;
     }
 }

@@ -12,9 +12,12 @@ F32 = NDArray[np.float32]
 Levels = NDArray[np.integer]
 
 
-def group_range(x: F32, lanes: NDArray[np.bool_]) -> tuple[F32, F32]:
-    """Minimum and maximum of every row of ``x`` over the lanes that hold data."""
-    return x[:, lanes].min(axis=1), x[:, lanes].max(axis=1)
+def group_range(x: F32, there: NDArray[np.bool_]) -> tuple[F32, F32]:
+    """Minimum and maximum of every row of ``x`` over what is ``there``; 0 where nothing is."""
+    lo = np.where(there, x, np.inf).min(axis=1)
+    hi = np.where(there, x, -np.inf).max(axis=1)
+    some = there.any(axis=1)
+    return np.where(some, lo, 0).astype(np.float32), np.where(some, hi, 0).astype(np.float32)
 
 
 def relaxed(lo: F32, hi: F32, levels: int | Levels, eta: float | F32) -> tuple[F32, F32]:

@@ -24,11 +24,13 @@ HEAD = 20
 def seal(x: F32, side: Side, lanes: NDArray[np.bool_]) -> tuple[Words, Bytes]:
     """Words and metadata of ``x`` [rows][32]; lanes without data have code 0 and count for nothing.
 
-    Where no lane holds data every row is as if all its values were 0, but has no codes.
+    Nor does a number that is not finite. A row without any is as if all its values were
+    0, but has no codes.
     """
-    data = np.where(lanes, x, np.float32(0)).astype(np.float32)
-    lo, hi = quantise.group_range(data, lanes if lanes.any() else ~lanes)
-    mean = quantise.fold(data) / np.float32(max(lanes.sum(), 1))
+    there = lanes & np.isfinite(x)
+    data = np.where(there, x, np.float32(0)).astype(np.float32)
+    lo, hi = quantise.group_range(data, there)
+    mean = quantise.fold(data) / np.maximum(there.sum(axis=1), 1).astype(np.float32)
     cls = classes(hi - lo, side)
     bits = np.array(side.widths)[cls]
     levels = 2**bits - 1
@@ -51,7 +53,7 @@ def seal(x: F32, side: Side, lanes: NDArray[np.bool_]) -> tuple[Words, Bytes]:
     base[wide] = (middle - stored * half_levels)[wide]
     per_unit[wide] = 0
     np.divide(np.float32(1), stored, out=per_unit, where=wide & (stored > 0))
-    code = quantise.encode(data, base, per_unit, levels) * lanes
+    code = quantise.encode(data, base, per_unit, levels) * there
 
     streams = [bitstream.pack_plane(code[cls == c], side.widths[c]) for c in (3, 2, 1, 0)]
     words = np.concatenate(streams)

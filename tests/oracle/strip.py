@@ -24,7 +24,8 @@ def seal(
     """Words and metadata of ``x`` [rows][32]; with ``leader``, its words and this layer's metadata.
 
     Rows that are not ``row_ok`` hold nothing: code, scale and zero are 0. Lanes
-    outside ``lanes`` count for nothing and have code 0.
+    outside ``lanes`` count for nothing and have code 0, and so has a number that is
+    not finite.
     """
     rows = np.ones(side.rows, bool) if row_ok is None else row_ok
     lanes = np.ones(LANES, bool) if lanes is None else lanes
@@ -32,14 +33,19 @@ def seal(
         return ranked.seal(x, side, lanes)
     scale, zero = np.zeros((2, side.rows), np.float32)
     code = np.zeros((side.rows, LANES), np.int64)
-    if lanes.any() and rows.any():
-        lo, hi = quantise.group_range(x[rows], lanes)
-        scale[rows], zero[rows] = quantise.relaxed(lo, hi, side.levels, side.eta)
+    there = rows[:, None] & lanes & np.isfinite(x)
+    some = there.any(axis=1)
+    if some.any():
+        data = np.where(there, x, np.float32(0))
+        lo, hi = quantise.group_range(data, there)
+        scale[some], zero[some] = quantise.relaxed(lo[some], hi[some], side.levels, side.eta)
         per_unit = quantise.levels_per_unit(lo, hi, side.levels)
-        code[np.ix_(rows, lanes)] = quantise.encode(x[rows][:, lanes], lo, per_unit, side.levels)
+        code = quantise.encode(data, lo, per_unit, side.levels) * there
         if leader is not None and side.fit == FIT_LS:
-            theirs = bitstream.unpack(leader, side)[np.ix_(rows, lanes)]
-            scale[rows], zero[rows] = follow.least_squares(x[rows][:, lanes], theirs)
+            theirs = bitstream.unpack(leader, side)
+            for i in np.flatnonzero(some):
+                fit = follow.least_squares(x[i : i + 1, there[i]], theirs[i : i + 1, there[i]])
+                scale[i], zero[i] = (number.item() for number in fit)
     words = bitstream.pack(code, side) if leader is None else leader
     return words, meta.write(scale, zero, side)
 

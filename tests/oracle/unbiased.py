@@ -20,8 +20,10 @@ def seal(
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
     """Words of all, and the metadata in common, of ``x`` [1 or 2 strips][rows][32].
 
-    ``n_lanes``: lanes of the last strip that hold data; the others are 0 in ``x``.
+    ``n_lanes``: lanes of the last strip that hold data; the others are 0 in ``x``. A number
+    that is not finite is stored as 0 is.
     """
+    x = np.where(np.isfinite(x), x, np.float32(0))
     valid = np.ones((len(x), 1, LANES), bool)
     valid[-1, 0, n_lanes:] = False
     middle = np.float32(side.levels / 2)

@@ -47,7 +47,7 @@ void normalise(float * o, float top, float sum, float sink, float * out, int dv)
     const float next  = std::max(top, sink);
     const float keep  = exp_from(top, next);
     const float total = sum*keep + exp_from(sink, next);
-    const float f     = total > 0.0f ? keep/total : 0.0f;
+    const float f     = total == 0.0f ? 0.0f : keep/total; // NaN if the row sees one
     for (int i = 0; i < dv; ++i) {
         out[i] = o[i]*f;
     }
@@ -160,9 +160,7 @@ public:
         score_packed();
         score_pages();
         softmax();
-        std::memset(w.o, 0, sizeof(float)*rows*w.dv_pad);
-        add_packed();
-        add_pages();
+        add_values();
     }
 
     void clear() {
@@ -370,23 +368,57 @@ private:
         }
     }
 
+    // A cell of a page that a row does not see has a weight of 0, but may hold anything: 0 times a NaN is a NaN. To look before
+    // every product would cost more than to look at what came of them all.
+    void add_values() {
+        std::memset(w.o, 0, sizeof(float)*rows*w.dv_pad);
+        add_packed();
+        if (add_pages([this](int page, int r0, int many, int i) { add_page(page, r0, many, i); }) && !kern.finite(w.o, rows*w.dv_pad)) {
+            std::memset(w.o, 0, sizeof(float)*rows*w.dv_pad);
+            add_packed();
+            add_pages([this](int page, int r0, int many, int i) { add_seen(page, r0, many, i); });
+        }
+    }
+
     void add_packed() {
         each_run([&](int t) { return packed[t]; }, [&](unsigned which, int r0, int many) {
             kern.add_values(L.v, v.list(first, which), w.s + (size_t) r0*CHUNK, CHUNK, many, w.o + (size_t) r0*w.dv_pad, w.dv_pad);
         });
     }
 
-    void add_pages() {
+    // Returns whether there are any.
+    template <class F> bool add_pages(F add) {
+        bool some = false;
         for (int i = 0; i < n; ++i) {
             const int page = tiles[(first + i)*XQ_TILE_INTS];
-            each_run([&](int t) { return paged[t] >> i & 1u; }, [&](unsigned, int r0, int many) { add_page(page, r0, many, i); });
+            each_run([&](int t) { return paged[t] >> i & 1u; }, [&](unsigned, int r0, int many) {
+                add(page, r0, many, i);
+                some = true;
+            });
+        }
+        return some;
+    }
+
+    void add_page(int page, int r0, int many, int at) { add_rows(L.v_page(page_stream, page, head_kv), L.v_row, r0, many, at); }
+
+    // The same bits without the cells that a row does not see.
+    void add_seen(int page, int r0, int many, int at) {
+        const uint16_t * values = L.v_page(page_stream, page, head_kv);
+        std::vector<uint16_t> seen((size_t) XQ_TILE*L.dv);
+        for (int r = r0; r < r0 + many; ++r) {
+            std::fill(seen.begin(), seen.end(), (uint16_t) 0);
+            for (int t = 0; t < XQ_TILE; ++t) {
+                if (w.s[(size_t) r*CHUNK + at*XQ_TILE + t] != 0.0f) {
+                    std::copy_n(values + t*L.v_row, L.dv, seen.begin() + (size_t) t*L.dv);
+                }
+            }
+            add_rows(seen.data(), L.dv, r, 1, at);
         }
     }
 
-    void add_page(int page, int r0, int many, int at) {
-        const uint16_t * values = L.v_page(page_stream, page, head_kv);
+    void add_rows(const uint16_t * values, size_t ld, int r0, int many, int at) {
         for (int g = 0; g < L.v.strips; ++g) {
-            kern.gemm32_f16(w.s + (size_t) r0*CHUNK + at*XQ_TILE, CHUNK, many, values + g*XQ_LANES, L.v_row, XQ_TILE, strip_lanes(L.v, g),
+            kern.gemm32_f16(w.s + (size_t) r0*CHUNK + at*XQ_TILE, CHUNK, many, values + g*XQ_LANES, ld, XQ_TILE, strip_lanes(L.v, g),
                             w.o + (size_t) r0*w.dv_pad + g*XQ_LANES, w.dv_pad);
         }
     }

@@ -36,7 +36,7 @@ __m256 load8_u8(const uint8_t * p) {
 
 // exp for x <= 0: 2^n times a degree-6 polynomial of the remainder; relative error below 2e-7.
 __m256 exp8(__m256 x) {
-    x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
+    x = _mm256_max_ps(_mm256_set1_ps(-87.0f), x); // the second of the two if one is a NaN
     const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
@@ -321,15 +321,13 @@ void rotate(float * x, int n, int block) {
 
 float softmax(float * s, int n, float * sum) {
     const __m256 none = _mm256_set1_ps(-std::numeric_limits<float>::infinity());
-    __m256 most = none, total = _mm256_setzero_ps();
-    for (int i = 0; i < n; i += 8) {
-        most = _mm256_max_ps(most, _mm256_loadu_ps(s + i));
+    __m256 most[4] = {none, none, none, none}, total = _mm256_setzero_ps();
+    for (int i = 0; i < n; i += 32) {
+        xq_each<4>([&](auto j) XQ_INLINE { most[j] = _mm256_max_ps(_mm256_loadu_ps(s + i + 8*j), most[j]); }); // of a NaN and another the other
     }
-    const float top = hmax(most);
+    const float top = hmax(_mm256_max_ps(_mm256_max_ps(most[0], most[1]), _mm256_max_ps(most[2], most[3])));
     if (!(top > -std::numeric_limits<float>::infinity())) {
-        std::memset(s, 0, sizeof(float)*n);
-        *sum = 0.0f;
-        return top;
+        return xq_softmax_of_none(s, n, sum);
     }
     for (int i = 0; i < n; i += 8) {
         const __m256 v = _mm256_loadu_ps(s + i);
@@ -339,6 +337,17 @@ float softmax(float * s, int n, float * sum) {
     }
     *sum = hsum(total);
     return top;
+}
+
+bool finite(const float * x, int n) {
+    const __m256 none = _mm256_setzero_ps();
+    __m256 sum[2] = {none, none}; // 0 times what is not finite is a NaN
+    for (int i = 0; i < n; i += 16) {
+        sum[0] = _mm256_fmadd_ps(none, _mm256_loadu_ps(x + i), sum[0]);
+        sum[1] = _mm256_fmadd_ps(none, _mm256_loadu_ps(x + i + 8), sum[1]);
+    }
+    const __m256 all = _mm256_add_ps(sum[0], sum[1]);
+    return _mm256_movemask_ps(_mm256_cmp_ps(all, all, _CMP_UNORD_Q)) == 0;
 }
 
 void key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse) {
@@ -352,5 +361,5 @@ void key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float
 
 const xq_cpu_kernels xq_kernels_avx2 = {
     "avx2", supported, read_meta, scale_row, order_row, mac, key_scores, xq_avx2_add_values, xq_avx2_seal_strip, xq_avx2_seal_unbiased, unpack_strip,
-    gemm32, gemm32_f16, transpose_f16, rotate, softmax,
+    gemm32, gemm32_f16, transpose_f16, rotate, softmax, finite,
 };

@@ -48,7 +48,7 @@ void xq_avx2_seal_unbiased(const xq_side & side, const float * x, int n, int lan
     }
     const int words = xq_side_words(side), bits = side.bits, n_max = xq_code_max(bits);
     const __m256 half = _mm256_set1_ps(xq_half_levels(bits)), round = _mm256_set1_ps(xq_half_levels(bits) + 0.5f);
-    float scale[XQ_TILE];
+    float scale[XQ_TILE], all = 0.0f;
     std::memset(codes, 0, sizeof(uint32_t)*n*words);
     for (int i = 0; i < side.rows; ++i) {
         const row32 a(x + (size_t) i*XQ_LANES), b(x + (size_t) (side.rows*(n - 1) + i)*XQ_LANES);
@@ -60,6 +60,7 @@ void xq_avx2_seal_unbiased(const xq_side & side, const float * x, int n, int lan
             }
         }
         const float xx = square.sum();
+        all += xx;
         const __m256 inv = _mm256_set1_ps(xq_unbiased_inv(std::sqrt(xx / (float) (n*XQ_LANES)), bits));
         const __m128i at = _mm_cvtsi32_si128((i*bits) & 31);
         for (int s = 0; s < n; ++s) {
@@ -75,6 +76,9 @@ void xq_avx2_seal_unbiased(const xq_side & side, const float * x, int n, int lan
             }
         }
         scale[i] = xq_unbiased_scale(xx, along.sum());
+    }
+    if (!xq_is_finite(all)) { // numbers of pages are f16: squares of finite ones add up to a finite sum
+        return xq_ref_seal_unbiased(side, x, n, lanes, row_ok, codes, meta);
     }
     xq_ref_write_log8(side.rows, scale, meta);
 }
@@ -94,6 +98,7 @@ void xq_avx2_seal_strip(const xq_side & side, const float * x, const uint8_t * r
     std::memset(codes, 0, sizeof(uint32_t) * xq_strip_words(side.rows, side.bits));
     const int b0 = xq_plane_bits(side.bits, 0);
     uint32_t * high = codes + (size_t) xq_plane_words(side.rows, b0)*XQ_LANES;
+    __m256i all = _mm256_setzero_si256();
     for (int i = 0; i < side.rows; ++i) {
         const float * row = x + (size_t) i*XQ_LANES;
         __m256 v[4], lo8, hi8;
@@ -112,7 +117,8 @@ void xq_avx2_seal_strip(const xq_side & side, const float * x, const uint8_t * r
         for (int j = 0; j < 4; ++j) {
             const __m256 t = _mm256_mul_ps(_mm256_sub_ps(v[j], lo1), inv);
             __m256i c = _mm256_cvttps_epi32(_mm256_add_ps(t, _mm256_set1_ps(0.5f)));
-            c = _mm256_max_epi32(_mm256_min_epi32(c, _mm256_set1_epi32(n_max)), _mm256_setzero_si256());
+            c = _mm256_min_epi32(c, _mm256_set1_epi32(n_max));
+            all = _mm256_or_si256(all, c);
             __m256i * p0 = (__m256i *) (w0 + 8*j);
             const __m256i low = _mm256_and_si256(c, _mm256_set1_epi32((1 << b0) - 1));
             _mm256_storeu_si256(p0, _mm256_or_si256(_mm256_loadu_si256(p0), _mm256_sll_epi32(low, at0)));
@@ -121,6 +127,10 @@ void xq_avx2_seal_strip(const xq_side & side, const float * x, const uint8_t * r
                 _mm256_storeu_si256(p1, _mm256_or_si256(_mm256_loadu_si256(p1), _mm256_sll_epi32(_mm256_srli_epi32(c, 2), at1)));
             }
         }
+    }
+    // Nothing is below its row's minimum: a code below 0 is what the conversion makes of numbers that are not finite.
+    if (_mm256_movemask_ps(_mm256_castsi256_ps(all)) != 0) {
+        return xq_ref_seal_strip(side, x, row_ok, lane_mask, codes, leader, meta);
     }
     xq_ref_write_meta(side, scale, zero, meta);
 }

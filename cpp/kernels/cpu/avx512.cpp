@@ -246,7 +246,8 @@ void xq_avx512_key_scores(const xq_side & side, const xq_sealed_tiles & tiles, c
 
 // e^x for x <= 0: 2^floor(t) times 2^f, f the rest, by a polynomial that is 1 at 0 (least relative error on [0, 1), 1.4e-7 in f32).
 static __m512 exp16(__m512 x) {
-    const __m512 t = _mm512_max_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _mm512_set1_ps(-160.0f)); // -inf too: 2^-160 is 0
+    // -inf too: 2^-160 is 0. A NaN stays one as the second of the two
+    const __m512 t = _mm512_max_ps(_mm512_set1_ps(-160.0f), _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)));
     const __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF);
     __m512 y = _mm512_set1_ps(1.86713017e-3f);
     for (float c : {9.01702978e-3f, 5.57999127e-2f, 2.40164444e-1f, 6.93151295e-1f, 1.0f}) {
@@ -255,16 +256,26 @@ static __m512 exp16(__m512 x) {
     return _mm512_scalef_ps(y, t); // takes the floor itself
 }
 
-float xq_avx512_softmax(float * s, int n, float * sum) {
-    __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    for (int i = 0; i < n; i += 16) {
-        most = _mm512_max_ps(most, _mm512_loadu_ps(s + i));
+bool xq_avx512_finite(const float * x, int n) {
+    const __m512 none = _mm512_setzero_ps();
+    __m512 sum[2] = {none, none}; // 0 times what is not finite is a NaN
+    for (int i = 0; i < n; i += 32) {
+        sum[0] = _mm512_fmadd_ps(none, _mm512_loadu_ps(x + i), sum[0]);
+        sum[1] = _mm512_fmadd_ps(none, _mm512_loadu_ps(x + i + 16), sum[1]);
     }
-    const float top = _mm512_reduce_max_ps(most);
+    const __m512 all = _mm512_add_ps(sum[0], sum[1]);
+    return _mm512_cmp_ps_mask(all, all, _CMP_UNORD_Q) == 0;
+}
+
+float xq_avx512_softmax(float * s, int n, float * sum) {
+    const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    __m512 most[2] = {none, none};
+    for (int i = 0; i < n; i += 32) {
+        xq_each<2>([&](auto j) XQ_INLINE { most[j] = _mm512_max_ps(_mm512_loadu_ps(s + i + 16*j), most[j]); }); // of a NaN and another the other
+    }
+    const float top = _mm512_reduce_max_ps(_mm512_max_ps(most[0], most[1]));
     if (!(top > -std::numeric_limits<float>::infinity())) {
-        std::memset(s, 0, sizeof(float)*n);
-        *sum = 0.0f;
-        return top;
+        return xq_softmax_of_none(s, n, sum);
     }
     __m512 total = _mm512_setzero_ps();
     for (int i = 0; i < n; i += 16) {

@@ -53,6 +53,7 @@ static const xq_cpu_kernels & avx512() {
         of.key_scores    = xq_avx512_key_scores;
         of.add_values    = xq_avx512_add_values;
         of.softmax       = xq_avx512_softmax;
+        of.finite        = xq_avx512_finite;
         of.gemm32        = xq_avx512_gemm32;
         of.gemm32_f16    = xq_avx512_gemm32_f16;
         of.transpose_f16 = xq_avx512_transpose_f16;

@@ -126,17 +126,27 @@ void transpose_f16(const uint16_t * k, size_t ldk, int dim, float * out) {
 }
 
 float softmax(float * s, int n, float * sum) {
-    const float top = *std::max_element(s, s + n);
-    *sum = 0.0f;
-    if (!(top > -std::numeric_limits<float>::infinity())) {
-        std::fill(s, s + n, 0.0f);
-        return top;
+    float top = -std::numeric_limits<float>::infinity();
+    for (int i = 0; i < n; ++i) {
+        top = s[i] > top ? s[i] : top;
     }
+    if (!(top > -std::numeric_limits<float>::infinity())) {
+        return xq_softmax_of_none(s, n, sum);
+    }
+    *sum = 0.0f;
     for (int i = 0; i < n; ++i) {
         s[i] = std::exp(s[i] - top);
         *sum += s[i];
     }
     return top;
+}
+
+bool finite(const float * x, int n) {
+    uint32_t bad = 0; // a bit that only the exponent of infinities and NaNs carries into
+    for (int i = 0; i < n; ++i) {
+        bad |= (xq_float_bits(x[i]) & 0x7F800000u) + 0x00800000u;
+    }
+    return bad >> 31 == 0;
 }
 
 void key_scores(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse) {
@@ -149,7 +159,16 @@ void add_values(const xq_side & side, const xq_sealed_tiles & tiles, const float
 
 } // namespace
 
+float xq_softmax_of_none(float * s, int n, float * sum) {
+    *sum = 0.0f;
+    for (int i = 0; i < n; ++i) {
+        *sum = s[i] == s[i] ? *sum : s[i]; // a NaN
+        s[i] = 0.0f;
+    }
+    return -std::numeric_limits<float>::infinity();
+}
+
 const xq_cpu_kernels xq_kernels_generic = {
     "generic", supported, xq_ref_read_meta, scale_row, order_row, mac, key_scores, add_values, xq_ref_seal_strip, xq_ref_seal_unbiased, unpack_strip,
-    gemm32, gemm32_f16, transpose_f16, xq_ref_rotate, softmax,
+    gemm32, gemm32_f16, transpose_f16, xq_ref_rotate, softmax, finite,
 };

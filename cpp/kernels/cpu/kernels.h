@@ -90,9 +90,15 @@ struct xq_cpu_kernels {
     void (*rotate)(float * x, int n, int block);
 
     // s[i] becomes exp(s[i] - maximum), n a multiple of 32; *sum their sum; returns the maximum. All -inf: zeros, and
-    // a sum of 0.
+    // a sum of 0. A NaN stays one and makes the sum one, but is no maximum.
     float (*softmax)(float * s, int n, float * sum);
+
+    // Whether x[0..n) are all finite, n a multiple of 32.
+    bool (*finite)(const float * x, int n);
 };
+
+// What softmax makes of logits of which none is above -inf. Apart, so that the others need no registers saved.
+float xq_softmax_of_none(float * s, int n, float * sum);
 
 extern const xq_cpu_kernels xq_kernels_generic;
 #if XQ_HAVE_AVX2

@@ -301,18 +301,22 @@ void seal_strip(const xq_side & side, const float * x, const uint8_t * row_ok, u
         return xq_ref_seal_strip(side, x, row_ok, lane_mask, codes, leader, meta);
     }
     const int32x4_t n_max = vdupq_n_s32(xq_code_max(side.bits));
-    float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
+    float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM], all = 0.0f;
     std::memset(codes, 0, sizeof(uint32_t) * xq_strip_words(side.rows, side.bits));
     for (int i = 0; i < side.rows; ++i) {
         const row32 row(x + (size_t) i*XQ_LANES);
         const float lo = row.lowest(), hi = row.highest();
         scale[i] = xq_relaxed_scale(lo, hi, side.bits, side.eta);
         zero [i] = xq_relaxed_zero (lo, hi, side.eta);
+        all += hi - lo; // minimum and maximum of a NaN and a number are NaN
         const float32x4_t inv = vdupq_n_f32(xq_group_inv(lo, hi, side.bits));
         const place to(side, codes, i);
         for (int j = 0; j < 8; ++j) {
             to.put(4*j, encode(row.v[j], vdupq_n_f32(lo), inv, n_max));
         }
+    }
+    if (!xq_is_finite(all)) {
+        return xq_ref_seal_strip(side, x, row_ok, lane_mask, codes, leader, meta);
     }
     xq_ref_write_meta(side, scale, zero, meta);
 }
@@ -324,7 +328,7 @@ void seal_unbiased(const xq_side & side, const float * x, int n, int lanes, cons
     const int words = xq_side_words(side);
     const int32x4_t n_max = vdupq_n_s32(xq_code_max(side.bits));
     const float32x4_t half = vdupq_n_f32(xq_half_levels(side.bits)), round = vdupq_n_f32(xq_half_levels(side.bits) + 0.5f);
-    float scale[XQ_TILE];
+    float scale[XQ_TILE], all = 0.0f;
     std::memset(codes, 0, sizeof(uint32_t)*n*words);
     for (int i = 0; i < side.rows; ++i) {
         const row32 a(x + (size_t) i*XQ_LANES), b(x + (size_t) (side.rows*(n - 1) + i)*XQ_LANES);
@@ -336,6 +340,7 @@ void seal_unbiased(const xq_side & side, const float * x, int n, int lanes, cons
             }
         }
         const float xx = square.sum();
+        all += xx;
         const float32x4_t inv = vdupq_n_f32(xq_unbiased_inv(std::sqrt(xx / (float) (n*XQ_LANES)), side.bits));
         for (int s = 0; s < n; ++s) {
             const place to(side, codes + (size_t) s*words, i);
@@ -348,6 +353,9 @@ void seal_unbiased(const xq_side & side, const float * x, int n, int lanes, cons
             }
         }
         scale[i] = xq_unbiased_scale(xx, along.sum());
+    }
+    if (!xq_is_finite(all)) { // numbers of pages are f16: squares of finite ones add up to a finite sum
+        return xq_ref_seal_unbiased(side, x, n, lanes, row_ok, codes, meta);
     }
     xq_ref_write_log8(side.rows, scale, meta);
 }
@@ -491,14 +499,12 @@ float softmax(float * s, int n, float * sum) {
     const float32x4_t none = vdupq_n_f32(-std::numeric_limits<float>::infinity());
     float32x4_t most[2] = {none, none}, total[2] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
     for (int i = 0; i < n; i += 8) {
-        most[0] = vmaxq_f32(most[0], vld1q_f32(s + i));
-        most[1] = vmaxq_f32(most[1], vld1q_f32(s + i + 4));
+        most[0] = vmaxnmq_f32(most[0], vld1q_f32(s + i)); // of a number and a NaN the number
+        most[1] = vmaxnmq_f32(most[1], vld1q_f32(s + i + 4));
     }
     const float top = vmaxvq_f32(vmaxq_f32(most[0], most[1]));
     if (!(top > -std::numeric_limits<float>::infinity())) {
-        std::memset(s, 0, sizeof(float)*n);
-        *sum = 0.0f;
-        return top;
+        return xq_softmax_of_none(s, n, sum);
     }
     for (int i = 0; i < n; i += 8) {
         for (int k = 0; k < 2; ++k) {
@@ -510,6 +516,16 @@ float softmax(float * s, int n, float * sum) {
     }
     *sum = vaddvq_f32(vaddq_f32(total[0], total[1]));
     return top;
+}
+
+bool finite(const float * x, int n) {
+    const float32x4_t none = vdupq_n_f32(0.0f);
+    float32x4_t sum[2] = {none, none}; // 0 times what is not finite is a NaN
+    for (int i = 0; i < n; i += 8) {
+        sum[0] = vfmaq_f32(sum[0], none, vld1q_f32(x + i));
+        sum[1] = vfmaq_f32(sum[1], none, vld1q_f32(x + i + 4));
+    }
+    return vaddvq_f32(vaddq_f32(sum[0], sum[1])) == 0.0f;
 }
 
 // The products of either kind of processor.
@@ -526,10 +542,10 @@ void add_values(const xq_side & side, const xq_sealed_tiles & tiles, const float
 
 const xq_cpu_kernels xq_kernels_neon = {
     "neon", supported, read_meta, scale_row, order_row, mac_of, key_scores<xq_kernels_neon>, add_values<xq_kernels_neon>,
-    seal_strip, seal_unbiased, unpack_strip, gemm32, gemm32_f16, transpose_f16, rotate, softmax,
+    seal_strip, seal_unbiased, unpack_strip, gemm32, gemm32_f16, transpose_f16, rotate, softmax, finite,
 };
 
 const xq_cpu_kernels xq_kernels_neon_dot = {
     "neon-dotprod", has_dot, read_meta, scale_row, order_row, xq_neon_dot_mac, key_scores<xq_kernels_neon_dot>, add_values<xq_kernels_neon_dot>,
-    seal_strip, seal_unbiased, unpack_strip, gemm32, gemm32_f16, transpose_f16, rotate, softmax,
+    seal_strip, seal_unbiased, unpack_strip, gemm32, gemm32_f16, transpose_f16, rotate, softmax, finite,
 };

@@ -14,12 +14,18 @@ template <class Row, class Put> void xq_seal_ranked(const xq_side & side, const 
     float lo[XQ_MAX_HEAD_DIM], hi[XQ_MAX_HEAD_DIM], range[XQ_MAX_HEAD_DIM], mean[XQ_MAX_HEAD_DIM];
     float base[XQ_MAX_HEAD_DIM], inv[XQ_MAX_HEAD_DIM];
     uint8_t cls[XQ_MAX_HEAD_DIM];
+    float all = 0.0f;
     for (int i = 0; i < side.rows; ++i) {
         const Row row(x + (size_t) i*XQ_LANES);
         lo[i] = row.lowest();
         hi[i] = row.highest();
+        const float sum = row.sum();
         range[i] = hi[i] - lo[i];
-        mean[i]  = row.sum() / (float) XQ_LANES;
+        mean[i]  = sum / (float) XQ_LANES;
+        all += sum;
+    }
+    if (!xq_is_finite(all)) { // numbers of pages are f16: their sum is finite if they are
+        return xq_ref_seal_strip(side, x, nullptr, 0xFFFFFFFFu, codes, false, meta);
     }
     xq_ref_rank(side, range, cls);
     xq_ref_write_ranked(side, cls, lo, hi, mean, meta, base, inv);

@@ -24,6 +24,9 @@
 struct xqg_to_key_columns { XQ_SHARED uint16_t * out; };                         // [channel][token]
 struct xqg_to_value_rows { XQ_SHARED uint16_t * out; int ld, lanes; };           // [token][channel]
 XQ_BODY uint16_t xqg_finite_half(float x) { return xqg_to_half(xqg_fmax(xqg_fmin(x, 65504.0f), -65504.0f)); }
+XQ_BODY uint16_t xqg_clamped(uint16_t x) { // by its bits: fast math knows no NaN
+    return (x & 0x7C00) == 0x7C00 ? (uint16_t) ((x & 0x8000) | 0x7BFF) : x;
+}
 XQ_BODY void xqg_emit(xqg_to_key_columns s, int row, int lane, float x) { s.out[row*XQG_BATCH_KEYS + lane] = xqg_finite_half(x); }
 XQ_BODY void xqg_emit(xqg_to_value_rows s, int row, int lane, float x) {
     if (lane < s.lanes) {
@@ -69,10 +72,11 @@ XQ_BODY void xqg_batch_keys(xqg_place at, XQ_CONST const xqg_layer & L, xqg_plan
     }
 }
 
-// The tile's values. Cells of a page that nobody sees may hold anything, and 0 times that need not be 0: they become zeros.
+// The tile's values. Cells that a row does not see have a weight of 0, but may hold anything, and 0 times that need not be 0:
+// what is not finite becomes the largest number. Rows that see such a token have a NaN from its key.
 // Channels behind the last one stay what they are: they reach only outputs that nobody reads.
-XQ_BODY void xqg_batch_values(xqg_place at, XQ_CONST const xqg_layer & L, xqg_planes p, xqg_block b, int tile, int page, uint32_t cells,
-                              bool codes, XQ_SHARED uint16_t * out, int ld, XQ_SHARED uint16_t * notes) {
+XQ_BODY void xqg_batch_values(xqg_place at, XQ_CONST const xqg_layer & L, xqg_planes p, xqg_block b, int tile, int page, bool codes,
+                              XQ_SHARED uint16_t * out, int ld, XQ_SHARED uint16_t * notes) {
     for (int g = 0; g < L.v.strips && codes; ++g) {
         xqg_to_value_rows values;
         values.out = out + g*XQ_LANES;
@@ -84,7 +88,7 @@ XQ_BODY void xqg_batch_values(xqg_place at, XQ_CONST const xqg_layer & L, xqg_pl
     XQ_GLOBAL const uint16_t * v = xqg_v_page(L, p, b.page_stream, xqg_max(page, 0), b.head_kv);
     for (int i = at.id; i < XQ_TILE*L.dv && !codes; i += XQG_THREADS) {
         const int c = i / L.dv, d = i % L.dv;
-        out[c*ld + d] = cells >> c & 1 ? v[c*L.v_row + d] : (uint16_t) 0;
+        out[c*ld + d] = xqg_clamped(v[c*L.v_row + d]);
     }
 }
 
@@ -224,7 +228,7 @@ XQ_BODY void xqg_attend_batch(xqg_place at, XQ_CONST const xqg_attend_args & a, 
                 xqg_batch_weights<VT>(a, mask, b, tile, form, row, o, used, stage, lane);
             }
             xqg_barrier(); // values take the place of keys
-            xqg_batch_values(at, a.layer, p, b, tile, entry[0], all, codes, kv, l.ldv, notes);
+            xqg_batch_values(at, a.layer, p, b, tile, entry[0], codes, kv, l.ldv, notes);
             xqg_barrier();
             if (reads) {
                 for (int c = 0; c < XQ_TILE; c += 16) {

@@ -26,7 +26,7 @@ XQ_BODY void xqg_combine(xqg_place at, XQ_CONST const xqg_combine_args & a, XQ_G
         const float sink  = a.has_sinks ? sinks[at.x % a.n_head] : XQG_HIDDEN;
         const float next  = xqg_fmax(top, sink), keep = xqg_exp_from(top, next);
         const float total = sum*keep + xqg_exp_from(sink, next);
-        const float f = total > 0.0f ? keep/total : 0.0f;
+        const float f = total == 0.0f ? 0.0f : keep/total; // NaN if the row sees one
         o.lower *= f;
         o.upper *= f;
         if (a.rot) {

@@ -25,7 +25,7 @@
 XQ_BODY int xqg_min(int a, int b) { return a < b ? a : b; }
 XQ_BODY int xqg_max(int a, int b) { return a > b ? a : b; }
 XQ_BODY float xqg_fmin(float a, float b) { return a < b ? a : b; }
-XQ_BODY float xqg_fmax(float a, float b) { return a > b ? a : b; }
+XQ_BODY float xqg_fmax(float a, float b) { return b > a ? b : a; } // a if b is a NaN
 
 // Over a warp, the same bits in every lane. The sum adds in the order of xq_unbiased.h: upper half onto lower.
 XQ_BODY float xqg_warp_sum(float x) {
@@ -50,5 +50,5 @@ XQ_BODY void xqg_put_u16(XQ_GLOBAL uint8_t * p, int v) {
 }
 XQ_BODY float xqg_half_at(XQ_GLOBAL const uint8_t * p) { return xqg_half((uint16_t) xqg_u16(p)); }
 
-// A weight of the softmax, or the factor of a partial result whose largest logit was x.
-XQ_BODY float xqg_exp_from(float x, float top) { return x > XQG_HIDDEN ? xqg_exp(x - top) : 0.0f; }
+// A weight of the softmax, or the factor of a partial result whose largest logit was x. NaN of a NaN.
+XQ_BODY float xqg_exp_from(float x, float top) { return x <= XQG_HIDDEN ? 0.0f : xqg_exp(x - top); }

@@ -29,15 +29,16 @@ struct xqg_ranked {
 
 template <class Source>
 XQ_BODY void xqg_ranges(xqg_place at, xq_side side, Source x, uint32_t lane_mask, XQ_SHARED xqg_ranked * t) {
-    const bool ok = (lane_mask >> at.lane & 1u) != 0;
     for (int i = at.warp; i < side.rows; i += at.warps) {
         const float v  = xqg_at(x, i, at.lane);
+        const bool  ok = xqg_has_data(v, lane_mask, at.lane);
+        const uint32_t some = xqg_ballot(ok);
         const float lo = xqg_warp_min(ok ? v : INFINITY), hi = xqg_warp_max(ok ? v : -INFINITY), sum = xqg_warp_sum(ok ? v : 0.0f);
         if (at.lane == 0) {
-            t->lo[i]    = lane_mask ? lo : 0.0f;
-            t->hi[i]    = lane_mask ? hi : 0.0f;
-            t->mean[i]  = lane_mask ? sum / (float) xqg_popcount(lane_mask) : 0.0f;
-            t->range[i] = lane_mask ? hi - lo : 0.0f;
+            t->lo[i]    = some ? lo : 0.0f;
+            t->hi[i]    = some ? hi : 0.0f;
+            t->mean[i]  = some ? sum / (float) xqg_popcount(some) : 0.0f;
+            t->range[i] = some ? hi - lo : 0.0f;
         }
     }
     xqg_barrier();
@@ -223,7 +224,6 @@ XQ_BODY void xqg_write_scales(xqg_place at, xq_side side, XQ_SHARED xqg_ranked *
 template <class Source>
 XQ_BODY void xqg_write_ranked_codes(xqg_place at, xq_side side, Source x, uint32_t lane_mask, XQ_SHARED const xqg_ranked * t,
                                     XQ_GLOBAL uint32_t * codes) {
-    const bool ok = (lane_mask >> at.lane & 1u) != 0;
     for (int w = at.warp; w < side.words; w += at.warps) {
         uint32_t word = 0;
         int first = 0, at_word = w; // rows and words of the classes before
@@ -234,6 +234,7 @@ XQ_BODY void xqg_write_ranked_codes(xqg_place at, xq_side side, Source x, uint32
                 for (int place = place0; place < place0 + 32/bits && place < t->count[c]; ++place) {
                     const int row = t->list[first + place];
                     const float v = xqg_at(x, row, at.lane);
+                    const bool ok = xqg_has_data(v, lane_mask, at.lane);
                     word = xq_code_put(word, place, bits, ok ? (uint32_t) xq_encode(v, t->base[row], t->inv[row], bits) : 0);
                 }
             }

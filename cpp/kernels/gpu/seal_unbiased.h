@@ -6,6 +6,8 @@
 #include "kernels/gpu/source.h"
 #include "kernels/gpu/words.h"
 
+XQ_BODY float xqg_finite_or_0(float x) { return xq_is_finite(x) ? x : 0.0f; }
+
 // `lanes`: valid lanes of the last of the n strips. Shared memory: 32 ints.
 template <class Source>
 XQ_BODY void xqg_seal_unbiased(xqg_place at, xq_side side, Source first, Source second, int n, int lanes, uint32_t row_mask,
@@ -17,7 +19,8 @@ XQ_BODY void xqg_seal_unbiased(xqg_place at, xq_side side, Source first, Source 
         xqg_words w0 = {0, 0}, w1 = {0, 0};
         for (int i = 0; i < XQ_TILE; ++i) {
             const bool there = (row_mask >> i & 1) != 0;
-            const float a = there ? xqg_at(first, i, lane) : 0.0f, b = there && n == 2 ? xqg_at(second, i, lane) : 0.0f;
+            const float a = there ? xqg_finite_or_0(xqg_at(first, i, lane)) : 0.0f;
+            const float b = there && n == 2 ? xqg_finite_or_0(xqg_at(second, i, lane)) : 0.0f;
             const float aa = a*a, bb = b*b, xx = xqg_warp_sum(n == 2 ? aa + bb : aa);
             const float inv = xq_unbiased_inv(xqg_sqrt(xx / count), side.bits);
             const int ca = there && ok0 ? xq_unbiased_encode(a, inv, side.bits) : 0;

@@ -7,8 +7,9 @@
 
 struct xqg_fit { float scale, zero; };
 
-// Least squares of x on codes over the lanes that are `ok`, n of them. Deviations from the means keep f32 exact enough.
-XQ_BODY xqg_fit xqg_fit_ls(float x, float code, bool ok, int n) {
+// Least squares of x on codes over the lanes that are `ok`. Deviations from the means keep f32 exact enough.
+XQ_BODY xqg_fit xqg_fit_ls(float x, float code, bool ok) {
+    const int n = xqg_popcount(xqg_ballot(ok));
     const float mean_x = xqg_warp_sum(ok ? x : 0.0f) / (float) n, mean_c = xqg_warp_sum(ok ? code : 0.0f) / (float) n;
     const float dx = ok ? x - mean_x : 0.0f, dc = ok ? code - mean_c : 0.0f;
     const float var = xqg_warp_sum(dc*dc), cov = xqg_warp_sum(dc*dx);
@@ -32,8 +33,8 @@ XQ_BODY void xqg_seal_rows(xq_side side, Source x, int i0, uint32_t lane_mask, u
                            XQ_SHARED float * scale, XQ_SHARED float * zero, int lane) {
     xqg_words words = {0, 0};
     for (int i = i0; i < side.rows && i < i0 + XQ_LANES; ++i) {
-        const bool  ok = (row_mask >> (i & 31) & lane_mask >> lane & 1u) != 0;
         const float v  = xqg_at(x, i, lane);
+        const bool  ok = (row_mask >> (i & 31) & 1u) != 0 && xqg_has_data(v, lane_mask, lane);
         const float lo = xqg_warp_min(ok ? v : INFINITY), hi = xqg_warp_max(ok ? v : -INFINITY);
         xqg_fit f = {0.0f, 0.0f};
         uint32_t code = 0;
@@ -41,7 +42,7 @@ XQ_BODY void xqg_seal_rows(xq_side side, Source x, int i0, uint32_t lane_mask, u
             f.scale = xq_relaxed_scale(lo, hi, side.bits, side.eta);
             f.zero  = xq_relaxed_zero(lo, hi, side.eta);
             if (leader && side.fit == XQ_FIT_LS) {
-                f = xqg_fit_ls(v, (float) xqg_uniform_code(side, codes, i, lane), ok, xqg_popcount(lane_mask));
+                f = xqg_fit_ls(v, (float) xqg_uniform_code(side, codes, i, lane), ok);
             } else if (!leader && ok) {
                 code = (uint32_t) xq_encode(v, lo, xq_group_inv(lo, hi, side.bits), side.bits);
             }

@@ -69,7 +69,7 @@ float xqg_warp_max(float x) {
     float most = x;
     for (int i = 0; i < 32; ++i) {
         const float other = uintBitsToFloat(xq_exchanged[at + i]);
-        most = most > other ? most : other;
+        most = other > most ? other : most; // of a number and a NaN the number
     }
     return most;
 }
