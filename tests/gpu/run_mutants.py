@@ -21,7 +21,7 @@ from .mutants import Mutant, mutants
 SEEDS = (1, 2, 3)
 PATIENCE = 60
 BATCH = ("attend_batch", "batch", "matrix")
-PACKING = ("seal", "words", "unpack", "store", "rotate", "strip")
+PACKING = ("seal", "source", "words", "unpack", "store", "rotate", "strip")
 
 
 def label(check: Check) -> str:
