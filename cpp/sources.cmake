@@ -2,10 +2,12 @@
 set(XQ_SOURCES
     cache/cache.cpp
     cache/config.cpp
+    cache/convert.cpp
     cache/plan.cpp
     cache/report.cpp
     cache/state.cpp
     cache/tiles.cpp
+    capi/convert_api.cpp
     capi/device_api.cpp
     capi/kernels_api.cpp
     capi/xquant.cpp

@@ -28,7 +28,9 @@ xq_side side_of(const xq_api_side & s) {
     return r;
 }
 
-xq_layer_view view_of(const xq_api_layer & a) {
+} // namespace
+
+xq_layer_view xq_api_view(const xq_api_layer & a) {
     xq_layer_view v{};
     v.dk = a.dk; v.dv = a.dv; v.n_head_kv = a.n_head_kv;
     v.k = side_of(a.k); v.v = side_of(a.v);
@@ -44,6 +46,8 @@ xq_layer_view view_of(const xq_api_layer & a) {
     v.k_leads = a.k_leads != 0; v.v_leads = a.v_leads != 0;
     return v;
 }
+
+namespace {
 
 template <class F> void run_threads(int n, F && f) {
     std::vector<std::thread> threads;
@@ -120,7 +124,7 @@ int xq_api_mac(const char * impl, int bits, int rows, const uint32_t * codes, co
 
 int xq_api_seal_layer(const char * impl, const xq_api_layer * a) {
     const auto * k = named(impl);
-    const xq_layer_view view = view_of(*a);
+    const xq_layer_view view = xq_api_view(*a);
     if (!k) {
         return xq_device_seal_layer(impl, view, *a);
     }
@@ -130,7 +134,7 @@ int xq_api_seal_layer(const char * impl, const xq_api_layer * a) {
 
 int xq_api_attend(const char * impl, const xq_api_layer * a) {
     const auto * k = named(impl);
-    const xq_layer_view view = view_of(*a);
+    const xq_layer_view view = xq_api_view(*a);
     if (!k) {
         return xq_device_attend(impl, view, *a);
     }

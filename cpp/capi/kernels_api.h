@@ -55,6 +55,11 @@ XQ_API int xq_api_seal_layer(const char * impl, const xq_api_layer * layer);
 // whole_rows 0: partial results of every chunk, then combined, as in decoding; 1: whole rows, as in prefill.
 XQ_API int xq_api_attend(const char * impl, const xq_api_layer * layer);
 
+// What the cache does outside a graph (cache/convert.h), for a layer with n_stream streams: a page to a tile's codes, bit set in
+// `cells`: the row holds data; and a tile's codes to a page.
+XQ_API int xq_api_seal_tile(const xq_api_layer * layer, int n_stream, int stream, int tile, int page, uint32_t cells);
+XQ_API int xq_api_read_back(const xq_api_layer * layer, int n_stream, int stream, int tile, int page);
+
 #ifdef __cplusplus
 }
 #endif

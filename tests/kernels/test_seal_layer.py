@@ -35,13 +35,14 @@ RANKED_SHAPES = [
     Shape(dk=40, dv=64, heads=2, k_ranked=8.0, v_bits=3, streams=2, first_stream=1),
 ]
 WITH_LEADERS = [(shape, follow) for shape in SHAPES for follow in (False, True)]
+ALL = [*WITH_LEADERS, *((shape, False) for shape in RANKED_SHAPES)]
 
 
 @pytest.mark.parametrize("threads", (1, 2, 4))
 @pytest.mark.parametrize("holes", (False, True))
 @pytest.mark.parametrize(
     ("shape", "follow"),
-    [*WITH_LEADERS, *((shape, False) for shape in RANKED_SHAPES)],
+    ALL,
     ids=lambda x: label(x) if isinstance(x, Shape) else "follower" if x else "owner",
 )
 def test_tiles(impl: str, shape: Shape, follow: bool, holes: bool, threads: int) -> None:
