@@ -6,6 +6,7 @@
 #include "kernels/cpu/kernels.h"
 
 #include "ggml-backend.h"
+#include "llama-context.h"
 #include "llama-kv-cache.h"
 #include "llama-kv-cache-iswa.h"
 #include "llama-memory-hybrid.h"
@@ -54,6 +55,13 @@ caches of(llama_memory_i * memory) {
 uint32_t xq_cap_ubatch(llama_memory_i * memory, uint32_t n_ubatch) {
     const caches c = of(memory);
     return c.main && c.main->get_xq() ? std::min(n_ubatch, c.main->get_xq()->max_ubatch()) : n_ubatch;
+}
+
+void xq_before_state(llama_context & ctx, llama_memory_i * memory) {
+    const caches c = of(memory);
+    if (c.main && c.main->get_xq()) {
+        ctx.memory_update(false);
+    }
 }
 
 int xq_abi_version(void) { return 1; }
