@@ -3,8 +3,12 @@ set(XQ_SOURCES
     cache/cache.cpp
     cache/config.cpp
     cache/convert.cpp
+    cache/identity.cpp
     cache/plan.cpp
     cache/report.cpp
+    cache/restore.cpp
+    cache/saved_tile.cpp
+    cache/section.cpp
     cache/state.cpp
     cache/tiles.cpp
     capi/convert_api.cpp

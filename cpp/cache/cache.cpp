@@ -113,7 +113,7 @@ std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_
 }
 
 xq_cache::xq_cache(const params & p, xq_config config)
-    : config(config), kv_size(p.kv_size), n_stream(p.n_stream), n_seq_max(p.n_seq_max) {
+    : model(p.model), config(config), kv_size(p.kv_size), n_stream(p.n_stream), n_seq_max(p.n_seq_max) {
     const auto shapes = shapes_of(p);
     for (const auto & s : shapes) {
         check_head_dim(s.il, "key", s.dk);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cache/config.h"
+#include "cache/identity.h"
 #include "cache/plan.h"
 #include "cache/tiles.h"
 #include "graph/nodes.h"
@@ -19,6 +20,7 @@
 
 struct llama_model;
 struct llama_ubatch;
+struct xq_saved_tile;
 class llama_io_write_i;
 class llama_io_read_i;
 class llama_kv_cells;
@@ -79,10 +81,11 @@ public:
     int64_t row(uint32_t stream, uint32_t cell) const { return (int64_t) stream*rows() + tiles[stream].row(cell); }
     const xq_layer * find(int il) const;
 
-    // ---- session state (state.cpp): whole tiles, packed as they are. seq_id -1: all sequences.
+    // ---- session state (state.cpp): exactly the visible tokens, packed as they are. seq_id -1: all sequences.
     void state_write(llama_io_write_i & io, const std::vector<llama_kv_cells> & cells, int seq_id) const;
-    // Into free tiles of any index: attention does not care about their order. seq_id -1 replaces everything; else
-    // the sequence is put into `stream`. On failure the sequences concerned are empty and the reason is thrown.
+    // Into empty tiles: attention does not care about their order. seq_id -1 replaces everything; else the sequence is
+    // put into `stream`. All is checked before anything is written; on failure the sequences concerned are empty and
+    // the reason is thrown.
     void state_read(llama_io_read_i & io, std::vector<llama_kv_cells> & cells, int seq_id, uint32_t stream);
 
     // ---- report (report.cpp)
@@ -93,9 +96,16 @@ public:
 private:
     xq_cache(const params & p, xq_config config);
 
-    void read_stream(llama_io_read_i & io, llama_kv_cells & cells, int seq_id, uint32_t stream);
-    std::string fingerprint() const; // of everything that the bytes of a session depend on
+    using saved_tiles = std::vector<xq_saved_tile>;
+    saved_tiles tiles_to_save(const llama_kv_cells & cells, int seq_id, uint32_t stream) const;
+    saved_tiles read_checked(llama_io_read_i & io, bool whole) const;
+    std::vector<int> fit(saved_tiles & list, const llama_kv_cells & cells, bool whole, uint32_t stream) const;
+    void put(const saved_tiles & list, const std::vector<int> & at, llama_kv_cells & cells, int seq_id, uint32_t stream);
+    std::string fingerprint() const; // of everything that the bytes of a session depend on, but for the weights
+    const xq_identity & identity() const;
 
+    const llama_model & model;
+    mutable std::unique_ptr<xq_identity> identified; // once asked for
     xq_config config;
     uint32_t  kv_size, n_stream, n_seq_max;
     std::vector<xq_layer> layers; // sized once: graph nodes keep pointers to its elements

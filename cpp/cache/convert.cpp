@@ -43,8 +43,12 @@ template <class Rows, class F> void for_rows(const xq_layer & l, uint32_t stream
     run(l.planes.v_pages, r.v);
 }
 
-template <class V> void get(ggml_tensor * t, size_t at, V & v) { ggml_backend_tensor_get(t, v.data(), at, v.size()*sizeof(v[0])); }
-template <class V> void set(ggml_tensor * t, size_t at, const V & v) { ggml_backend_tensor_set(t, v.data(), at, v.size()*sizeof(v[0])); }
+template <class V> void get(ggml_tensor * t, size_t at, V & v) {
+    ggml_backend_tensor_get(t, v.data(), at, v.size()*sizeof(v[0]));
+}
+template <class V> void set(ggml_tensor * t, size_t at, const V & v) {
+    ggml_backend_tensor_set(t, v.data(), at, v.size()*sizeof(v[0]));
+}
 
 } // namespace
 
@@ -72,7 +76,8 @@ xq_tile_rows xq_read_back(const xq_node_layer & l, const xq_tile_codes & codes) 
         }
         for (int g = 0; g < l.v.strips; ++g) {
             const uint32_t * v = codes.v.data() + (size_t) head*xq_head_words(l.v) + (size_t) g*xq_side_words(l.v);
-            xq_ref_unpack_strip(l.v, v, codes.v_meta.data() + (size_t) head*xq_head_meta_bytes(l.v) + xq_meta_at(l.v, g), x);
+            const uint8_t  * meta = codes.v_meta.data() + (size_t) head*xq_head_meta_bytes(l.v) + xq_meta_at(l.v, g);
+            xq_ref_unpack_strip(l.v, v, meta, x);
             const int lanes = g + 1 < l.v.strips ? XQ_LANES : l.v.lanes_last;
             for (int t = 0; t < XQ_TILE; ++t) {
                 uint16_t * row = &rows.v[((size_t) t*l.n_head_kv + head)*l.dv + (size_t) g*XQ_LANES];
@@ -118,13 +123,13 @@ void xq_set_page(const xq_layer & l, uint32_t stream, int page, const xq_tile_ro
     for_rows(l, stream, page, rows, [](ggml_tensor * t, size_t at, const auto & v) { set(t, at, v); });
 }
 
-void xq_read_back_tile(const std::vector<xq_layer> & layers, uint32_t stream, int tile, int page) {
+void xq_read_back_tile(const xq_layers & layers, uint32_t stream, int tile, int page) {
     for (const auto & l : layers) {
         xq_set_page(l, stream, page, xq_read_back(l.node, xq_get_codes(l, stream, tile)));
     }
 }
 
-void xq_seal_tile(const std::vector<xq_layer> & layers, uint32_t stream, const xq_seal & seal) {
+void xq_seal_tile(const xq_layers & layers, uint32_t stream, const xq_seal & seal) {
     for (const auto & l : layers) {
         xq_tile_codes codes = xq_get_codes(l, stream, seal.tile); // a leader's, sealed just before
         xq_seal_rows(l.node, xq_get_page(l, stream, seal.page), seal.cells, codes);

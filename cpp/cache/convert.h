@@ -9,6 +9,7 @@
 #include <vector>
 
 struct xq_layer;
+using xq_layers = std::vector<xq_layer>;
 
 // What a tile's page holds: f16 rows, values rotated where the layer rotates them.
 struct xq_tile_rows {
@@ -39,6 +40,6 @@ void          xq_set_codes(const xq_layer & layer, uint32_t stream, int tile, co
 xq_tile_rows  xq_get_page (const xq_layer & layer, uint32_t stream, int page);
 void          xq_set_page (const xq_layer & layer, uint32_t stream, int page, const xq_tile_rows & rows);
 
-// All layers of a cache, in their order: a leader comes before those that follow it.
-void xq_read_back_tile(const std::vector<xq_layer> & layers, uint32_t stream, int tile, int page); // codes of tile -> page
-void xq_seal_tile     (const std::vector<xq_layer> & layers, uint32_t stream, const xq_seal & seal); // page -> codes
+// A tile's codes to a page, a page to its tile's codes, in all layers of a cache: a leader comes before its followers.
+void xq_read_back_tile(const xq_layers & layers, uint32_t stream, int tile, int page);
+void xq_seal_tile     (const xq_layers & layers, uint32_t stream, const xq_seal & seal);

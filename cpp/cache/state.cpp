@@ -1,41 +1,44 @@
-// Session state: whole tiles as they are, so that a saved session is as small as the cache.
+// Session state: exactly the tokens that its sequences see, in the form in which they are read next, so that a saved
+// session is as small as the cache. Everything has a checksum, and nothing is put into the cache before all is checked.
 //
-//   u32 magic, string fingerprint
-//   per stream: u32 number of tiles, then per tile
-//     i32 from (XQ_NOT_SEALED: residual)
-//     per cell: i32 pos (-1: no data); if >= 0: llama_kv_cell_ext, u32 number of sequences, i32 ids
-//     per layer: own codes and metadata of all heads, or 32 page rows of keys and of values
+//   u32 magic "XQST", u32 STATE_VERSION
+//   sections (section.h: u32 length, bytes, u32 CRC-32 of all so far, the eight bytes above included)
+//     header   u32 1: a whole context, 0: one sequence     u32 streams (whole)     u32 cells of a stream (whole)
+//              u32 tiles     u32 tokens     identity of the weights (identity.h)     fingerprint, to the end
+//     a tile   u32 stream, u32 tile (whole, else 0)     u32 cells that follow, as bits     u32 1: codes, 0: page rows
+//              per cell: i32 pos, llama_kv_cell_ext; whole: u32 number of sequences, i32 ids
+//              per layer: own codes and metadata of all heads, or rows of keys and of values, cell by cell
+//
+// Tiles of one sequence come by position: where they lie depends on the other sequences. A full tile's codes are the
+// planes' bytes. Of a tile with other cells (of other sequences, or emptied since) the codes of the wanted tokens
+// follow one by one, and the values' scales of the others are 0; scales of keys, and the grids of all scales, are those
+// of the whole tile.
 #include "cache/cache.h"
 
+#include "cache/saved_tile.h"
 #include "format/xq_table.h"
-#include "llama-io.h"
 
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
+#include <utility>
 
 namespace {
 
-constexpr uint32_t MAGIC = 0x31535158; // "XQS1"
+constexpr uint32_t MAGIC = 0x54535158, OLD_MAGIC = 0x31535158; // "XQST", "XQS1"
+constexpr uint32_t STATE_VERSION = 2;
 
-template <class T> void put(llama_io_write_i & io, const T & v) { io.write(&v, sizeof(v)); }
-template <class T> T    get(llama_io_read_i  & io) { T v; io.read(&v, sizeof(v)); return v; }
+struct header {
+    uint32_t whole = 0, n_stream = 0, kv_size = 0, n_tiles = 0, n_tokens = 0;
+    xq_identity identity;
 
-// Where one tile's bytes lie: f(tensor, offset, size) for each run.
-template <class F>
-void for_codes(const xq_layer & l, uint32_t stream, int tile, F && f) {
-    const size_t heads = l.plan.shape.n_head_kv;
-    const auto run = [&](ggml_tensor * t, size_t base, size_t bytes) { f(t, stream*t->nb[1] + base + tile*bytes, bytes); };
-    if (l.owns_k()) { run(l.planes.k_codes, 0, heads*xq_head_words(l.plan.k)*4); }
-    if (l.owns_v()) { run(l.planes.v_codes, 0, heads*xq_head_words(l.plan.v)*4); }
-    run(l.planes.meta, 0,               heads*xq_head_meta_bytes(l.plan.k));
-    run(l.planes.meta, l.k_meta_size(), heads*xq_head_meta_bytes(l.plan.v));
-}
-
-template <class F>
-void for_pages(const xq_layer & l, uint32_t stream, int page, F && f) {
-    for (ggml_tensor * t : {l.planes.k_pages, l.planes.v_pages}) {
-        f(t, stream*t->nb[2] + (size_t) page*XQ_TILE*t->nb[1], XQ_TILE*t->nb[1]);
+    template <class Io> void move(Io & io) {
+        for (uint32_t * v : {&whole, &n_stream, &kv_size, &n_tiles, &n_tokens}) {
+            io.move(*v);
+        }
+        io.move(identity);
     }
-}
+};
 
 bool wanted(const llama_kv_cells & cells, uint32_t i, int seq_id) {
     return i < cells.size() && !cells.is_empty(i) && (seq_id == -1 || cells.seq_has(i, seq_id));
@@ -47,124 +50,158 @@ std::string xq_cache::fingerprint() const {
     std::string s = "xquant " + std::to_string(XQ_FORMAT_VERSION) + " " + config.text();
     for (const auto & l : layers) {
         const auto & p = l.plan;
-        for (const int v : {p.shape.il, p.shape.n_head_kv, p.shape.dk, p.shape.dv, p.k.bits, p.v.bits, p.k_leader, p.v_leader}) {
+        for (const int v : {p.shape.il, p.shape.n_head_kv, p.shape.dk, p.shape.dv, p.k.bits, p.v.bits, p.k_leader,
+                            p.v_leader}) {
             s += " " + std::to_string(v);
         }
     }
     return s;
 }
 
-void xq_cache::state_write(llama_io_write_i & io, const std::vector<llama_kv_cells> & all, int seq_id) const {
-    put(io, MAGIC);
-    io.write_string(fingerprint());
-    put(io, n_stream);
-    for (uint32_t s = 0; s < n_stream; ++s) {
-        const llama_kv_cells & cells = all[s];
-        const xq_tiles & of = tiles[s];
-        std::vector<int> list;
-        for (int t = 0; t < of.n_tiles(); ++t) {
-            bool any = false;
-            for (uint32_t i = t*XQ_TILE; i < (t + 1u)*XQ_TILE; ++i) {
-                any = any || wanted(cells, i, seq_id);
+const xq_identity & xq_cache::identity() const {
+    if (!identified) {
+        identified.reset(new xq_identity(xq_identify(model)));
+    }
+    return *identified;
+}
+
+// Tiles of a stream with cells to save, without their keys and values.
+xq_saved_tiles xq_cache::tiles_to_save(const llama_kv_cells & cells, int seq_id, uint32_t stream) const {
+    xq_saved_tiles list;
+    for (int t = 0; t < tiles[stream].n_tiles(); ++t) {
+        xq_saved_tile saved;
+        saved.stream = stream;
+        saved.tile   = (uint32_t) t;
+        int32_t next = std::numeric_limits<int32_t>::max(); // position of the next query
+        for (int c = 0; c < XQ_TILE; ++c) {
+            const uint32_t i = (uint32_t) t*XQ_TILE + c;
+            if (!wanted(cells, i, seq_id)) {
+                continue;
             }
-            if (any) {
-                list.push_back(t);
-            }
-        }
-        put(io, (uint32_t) list.size());
-        for (const int t : list) {
-            put(io, (int32_t) of.from(t));
-            for (uint32_t i = t*XQ_TILE; i < (t + 1u)*XQ_TILE; ++i) {
-                if (!wanted(cells, i, seq_id)) {
-                    put(io, (int32_t) -1);
-                    continue;
-                }
-                put(io, (int32_t) cells.pos_get(i));
-                put(io, cells.ext_get(i));
-                std::vector<int32_t> ids;
-                for (llama_seq_id q = 0; q < (llama_seq_id) n_seq_max; ++q) {
-                    if (cells.seq_has(i, q) && (seq_id == -1 || q == seq_id)) {
-                        ids.push_back(q);
+            saved.cells |= 1u << c;
+            saved.of.push_back({cells.pos_get(i), cells.ext_get(i), {}});
+            for (llama_seq_id q = 0; q < (llama_seq_id) n_seq_max; ++q) {
+                if (cells.seq_has(i, q) && (seq_id == -1 || q == seq_id)) {
+                    next = std::min(next, cells.seq_pos_max(q) + 1);
+                    if (seq_id == -1) {
+                        saved.of.back().seqs.push_back(q);
                     }
                 }
-                put(io, (uint32_t) ids.size());
-                io.write(ids.data(), ids.size()*sizeof(int32_t));
-            }
-            const auto write = [&](ggml_tensor * tensor, size_t at, size_t n) { io.write_tensor(tensor, at, n); };
-            for (const auto & l : layers) {
-                if (of.sealed(t)) {
-                    for_codes(l, s, t, write);
-                } else {
-                    for_pages(l, s, of.page(t), write);
-                }
             }
         }
+        if (saved.cells) {
+            saved.sealed = xq_tile_read(tiles[stream].page(t), tiles[stream].from(t), next) == XQ_READ_CODES;
+            list.push_back(std::move(saved));
+        }
+    }
+    return list;
+}
+
+void xq_cache::state_write(llama_io_write_i & io, const std::vector<llama_kv_cells> & all, int seq_id) const {
+    xq_saved_tiles list;
+    for (uint32_t s = 0; s < n_stream; ++s) {
+        for (auto & t : tiles_to_save(all[s], seq_id, s)) {
+            list.push_back(std::move(t));
+        }
+    }
+    const bool whole = seq_id == -1;
+    if (!whole) {
+        xq_sort_by_position(list);
+    }
+    uint32_t crc = 0;
+    for (const uint32_t v : {MAGIC, STATE_VERSION}) {
+        io.write(&v, sizeof(v));
+        crc = xq_crc32(crc, &v, sizeof(v));
+    }
+    xq_section_writer out;
+    header head;
+    head.whole    = whole;
+    head.n_stream = whole ? n_stream : 0;
+    head.kv_size  = whole ? kv_size : 0;
+    head.n_tiles  = (uint32_t) list.size();
+    head.identity = identity();
+    for (const auto & t : list) {
+        head.n_tokens += (uint32_t) t.count();
+    }
+    head.move(out);
+    const std::string text = fingerprint();
+    out.bytes(text.data(), text.size());
+    out.send(io, crc);
+    for (auto & t : list) {
+        const int page = tiles[t.stream].page((int) t.tile);
+        if (!t.sealed && page < 0) {
+            throw std::runtime_error("xquant: a tile has neither codes nor a page");
+        }
+        for (const auto & l : layers) {
+            if (t.sealed) {
+                t.codes.push_back(xq_get_codes(l, t.stream, (int) t.tile));
+            } else {
+                t.rows.push_back(xq_get_page(l, t.stream, page));
+            }
+        }
+        if (!whole) {
+            t.stream = t.tile = 0;
+        }
+        xq_put_tile(out, layers, t, whole);
+        out.send(io, crc);
+        t = xq_saved_tile{}; // one tile at a time is in memory
     }
 }
 
-void xq_cache::read_stream(llama_io_read_i & io, llama_kv_cells & cells, int seq_id, uint32_t stream) {
-    xq_tiles & of = tiles[stream];
-    const uint32_t n = get<uint32_t>(io);
-    int next = 0;
-    for (uint32_t j = 0; j < n; ++j) {
-        const auto in_use = [&](int t) {
-            for (uint32_t i = t*XQ_TILE; i < std::min<uint32_t>(cells.size(), (t + 1)*XQ_TILE); ++i) {
-                if (!cells.is_empty(i)) { return true; }
-            }
-            return false;
-        };
-        while (next < of.n_tiles() && in_use(next)) {
-            ++next;
-        }
-        if (next == of.n_tiles()) {
-            throw std::runtime_error("the session has more tokens than this context holds");
-        }
-        const int tile = next++;
-        const int32_t from = get<int32_t>(io);
-        for (uint32_t i = tile*XQ_TILE; i < (tile + 1u)*XQ_TILE; ++i) {
-            const int32_t pos = get<int32_t>(io);
-            if (pos < 0) {
-                continue;
-            }
-            const auto ext = get<llama_kv_cell_ext>(io);
-            const uint32_t n_ids = get<uint32_t>(io);
-            if (i >= cells.size() || n_ids == 0 || n_ids > n_seq_max) {
-                throw std::runtime_error("the session has more tokens or sequences than this context holds");
-            }
-            cells.pos_set(i, pos);
-            cells.ext_set(i, ext);
-            for (uint32_t q = 0; q < n_ids; ++q) {
-                const int32_t id = get<int32_t>(io);
-                const int32_t to = seq_id == -1 ? id : seq_id;
-                if (to < 0 || to >= (int32_t) n_seq_max) {
-                    throw std::runtime_error("the session names a sequence that this context does not have");
-                }
-                if (!cells.seq_has(i, to)) {
-                    cells.seq_add(i, to);
-                }
-            }
-        }
-        int page = -1;
-        if (from == XQ_NOT_SEALED) {
-            page = of.restore_residual(tile);
-            if (page < 0) {
-                throw std::runtime_error("the session needs more full-precision pages than this context has free");
-            }
-        } else {
-            of.restore_sealed(tile, from);
-        }
-        const auto read = [&](ggml_tensor * tensor, size_t at, size_t size) { io.read_tensor(tensor, at, size); };
-        for (const auto & l : layers) {
-            if (page < 0) {
-                for_codes(l, stream, tile, read);
-            } else {
-                for_pages(l, stream, page, read);
-            }
+// Everything a state holds, or an exception: the cache is not touched.
+xq_saved_tiles xq_cache::read_checked(llama_io_read_i & io, bool whole) const {
+    uint32_t crc = 0, magic = 0, version = 0;
+    io.read(&magic, sizeof(magic));
+    if (magic == OLD_MAGIC) {
+        throw std::runtime_error("it was saved by an older release, without checksums");
+    }
+    if (magic != MAGIC) {
+        throw std::runtime_error("it is no session of a packed cache");
+    }
+    io.read(&version, sizeof(version));
+    if (version != STATE_VERSION) {
+        throw std::runtime_error("it has version " + std::to_string(version) + " and this release reads " +
+                                 std::to_string(STATE_VERSION));
+    }
+    crc = xq_crc32(xq_crc32(crc, &magic, sizeof(magic)), &version, sizeof(version));
+
+    xq_section_reader in(io, crc, 4096 + 2*fingerprint().size());
+    header head;
+    head.move(in);
+    std::string text(in.left(), ' ');
+    in.bytes(&text[0], text.size());
+    if (text != fingerprint()) {
+        throw std::runtime_error("it was saved with other KV settings or another model");
+    }
+    if (!(head.identity == identity())) {
+        throw std::runtime_error("it was saved with another model: the same shapes and other weights");
+    }
+    if (head.whole != (whole ? 1u : 0u)) {
+        throw std::runtime_error(whole ? "it holds one sequence, no whole context"
+                                       : "it holds a whole context, not one sequence");
+    }
+    if (whole && head.n_stream != n_stream) {
+        throw std::runtime_error("it was saved with another number of streams");
+    }
+    const uint32_t most = kv_size*(whole ? n_stream : 1);
+    if (head.n_tokens > most || head.n_tiles > head.n_tokens) {
+        throw std::runtime_error("it has " + std::to_string(head.n_tokens) + " tokens and this context holds " +
+                                 std::to_string(most));
+    }
+    xq_saved_tiles list;
+    uint32_t n_tokens = 0;
+    for (uint32_t t = 0; t < head.n_tiles; ++t) {
+        xq_section_reader section(io, crc, xq_saved_tile_limit(layers));
+        list.push_back(xq_take_tile(section, layers, whole, n_seq_max));
+        n_tokens += (uint32_t) list.back().count();
+        if (list.back().stream >= (whole ? n_stream : 1)) {
+            throw std::runtime_error("it is damaged: a tile of no stream");
         }
     }
-    if (!of.has_room(config.max_ubatch)) {
-        throw std::runtime_error("the session leaves no full-precision pages for new tokens");
+    if (n_tokens != head.n_tokens) {
+        throw std::runtime_error("it is damaged: the number of tokens does not fit");
     }
+    return list;
 }
 
 void xq_cache::state_read(llama_io_read_i & io, std::vector<llama_kv_cells> & all, int seq_id, uint32_t stream) {
@@ -183,22 +220,22 @@ void xq_cache::state_read(llama_io_read_i & io, std::vector<llama_kv_cells> & al
             }
         }
     };
-    empty();
     try {
-        if (get<uint32_t>(io) != MAGIC) {
-            throw std::runtime_error("not a session of a packed cache");
-        }
-        std::string saved;
-        io.read_string(saved);
-        if (saved != fingerprint()) {
-            throw std::runtime_error("the session was saved with other KV settings or another model");
-        }
-        if (get<uint32_t>(io) != n_stream) {
-            throw std::runtime_error("the session was saved with another number of streams");
-        }
+        xq_saved_tiles list = read_checked(io, seq_id == -1);
+        empty();
         for (uint32_t s = 0; s < n_stream; ++s) {
             const uint32_t to = seq_id == -1 ? s : stream;
-            read_stream(io, all[to], seq_id, to);
+            xq_saved_tiles mine;
+            for (auto & t : list) {
+                if (t.stream == s) {
+                    mine.push_back(std::move(t));
+                    t.stream = n_stream;
+                }
+            }
+            if (!mine.empty()) {
+                const std::vector<int> at = fit(mine, all[to], seq_id == -1, to);
+                put(mine, at, all[to], seq_id, to);
+            }
         }
     } catch (const std::exception & e) {
         empty();

@@ -134,8 +134,7 @@ int xq_tiles::take_page(uint32_t now) {
     return page;
 }
 
-void xq_tiles::seal(const llama_kv_cells & cells, int tile) {
-    tile_state & s = tiles[tile];
+int32_t xq_tiles::from_of(const llama_kv_cells & cells, int tile) const {
     int32_t newest = 0;
     const uint32_t first = tile*XQ_TILE, end = std::min<uint32_t>(cells.size(), first + XQ_TILE);
     for (uint32_t i = first; i < end; ++i) {
@@ -143,14 +142,23 @@ void xq_tiles::seal(const llama_kv_cells & cells, int tile) {
             newest = std::max(newest, cells.pos_get(i));
         }
     }
+    return newest + rules.window;
+}
+
+void xq_tiles::seal(const llama_kv_cells & cells, int tile) {
+    tile_state & s = tiles[tile];
     s.sealed = true;
-    s.from   = newest + rules.window;
+    s.from   = from_of(cells, tile);
     seal_list.push_back({tile, s.page, data_mask(cells, tile)});
 }
 
 int xq_tiles::pages_to_give() const {
     return (int) free_pages.size() + (int) std::count_if(tiles.begin(), tiles.end(),
         [](const tile_state & s) { return s.sealed && s.page >= 0; });
+}
+
+int xq_tiles::spare_pages() const {
+    return pages_to_give() - (pages_total == n_tiles() ? 0 : xq_tile_rules::fresh(rules.max_ubatch));
 }
 
 bool xq_tiles::has_room(int n_tokens) const {
@@ -160,10 +168,12 @@ bool xq_tiles::has_room(int n_tokens) const {
 // Leave free or reclaimable pages for the next micro-batch. The rules hold enough for ordinary use; when tiles
 // with holes hog pages, the oldest are sealed early, those under the rules last.
 void xq_tiles::keep_reserve(const llama_kv_cells & cells, uint32_t now) {
-    int missing = xq_tile_rules::fresh(rules.max_ubatch) - pages_to_give();
-    if (missing <= 0 || pages_total == n_tiles()) {
-        return; // with a page for every tile nothing ever has to give way
+    if (pages_total < n_tiles()) { // with a page for every tile nothing ever has to give way
+        make_pages(cells, now, -spare_pages());
     }
+}
+
+void xq_tiles::make_pages(const llama_kv_cells & cells, uint32_t now, int missing) {
     std::vector<std::pair<std::pair<int, uint32_t>, int>> order;
     for (int t = 0; t < n_tiles(); ++t) {
         if (tiles[t].page >= 0 && !tiles[t].sealed) {
@@ -198,20 +208,41 @@ void xq_tiles::place(const llama_kv_cells & cells, const std::vector<uint32_t> &
         }
     }
 
+    seal_by_rule(cells);
+    keep_reserve(cells, now);
+}
+
+void xq_tiles::seal_by_rule(const llama_kv_cells & cells) {
     for (int t = 0; t < n_tiles(); ++t) {
         const tile_state & s = tiles[t];
         if (s.page >= 0 && !s.sealed && data_mask(cells, t) == 0xFFFFFFFFu && !protected_by_rules(cells, t)) {
             seal(cells, t);
         }
     }
-    keep_reserve(cells, now);
 }
 
-void xq_tiles::restore_sealed(int tile, int from) {
+void xq_tiles::restore_sealed(const llama_kv_cells & cells, int tile) {
     tiles[tile] = tile_state{};
     tiles[tile].sealed = true;
-    tiles[tile].from   = from;
+    tiles[tile].from   = from_of(cells, tile);
     tiles[tile].age    = ++clock;
+}
+
+std::vector<xq_seal> xq_tiles::give_way(const llama_kv_cells & cells) {
+    std::vector<xq_seal> list;
+    seal_list.clear();
+    make_pages(cells, ++clock, 1);
+    list.swap(seal_list); // the next graph has nothing to do with them
+    return list;
+}
+
+std::vector<xq_seal> xq_tiles::settle(const llama_kv_cells & cells) {
+    std::vector<xq_seal> list;
+    seal_list.clear();
+    seal_by_rule(cells);
+    keep_reserve(cells, ++clock);
+    list.swap(seal_list);
+    return list;
 }
 
 int xq_tiles::restore_residual(int tile) {

@@ -51,9 +51,16 @@ public:
     int from(int tile) const; // XQ_NOT_SEALED or the first query position that reads the codes
     int row(uint32_t cell) const; // page row of a cell in a residual tile
 
-    // Restoring a session: a tile that is sealed and has no page, or a residual one with a fresh page (-1: none left).
-    void restore_sealed(int tile, int from);
+    // Restoring a session, once its cells are set: a tile that is sealed and has no page, or a residual one with a
+    // fresh page (-1: none left).
+    void restore_sealed(const llama_kv_cells & cells, int tile);
     int  restore_residual(int tile);
+    // Tiles to seal outside a graph, by the caller and at once: the one whose page is missed least; then, when all is
+    // restored, what a batch would seal.
+    std::vector<xq_seal> give_way(const llama_kv_cells & cells);
+    std::vector<xq_seal> settle(const llama_kv_cells & cells);
+    int  spare_pages() const; // that can be had without it, beside those for the next micro-batch
+    bool in_use(const llama_kv_cells & cells, int tile) const;
     void forget(); // all tiles empty
 
     // Take codes and pages from tiles whose cells have all been emptied.
@@ -70,13 +77,15 @@ private:
         uint32_t age    = 0; // when it was written last
     };
 
-    bool in_use(const llama_kv_cells & cells, int tile) const;
+    int32_t from_of(const llama_kv_cells & cells, int tile) const;
     uint32_t data_mask(const llama_kv_cells & cells, int tile) const;
     bool protected_by_rules(const llama_kv_cells & cells, int tile) const;
     void seal(const llama_kv_cells & cells, int tile);
     int  take_page(uint32_t now);
     int  pages_to_give() const;
+    void seal_by_rule(const llama_kv_cells & cells);
     void keep_reserve(const llama_kv_cells & cells, uint32_t now);
+    void make_pages(const llama_kv_cells & cells, uint32_t now, int missing);
 
     xq_tile_rules rules;
     std::vector<tile_state> tiles;

@@ -33,14 +33,15 @@ template <class F> int on_tensors(const xq_api_layer & a, int n_stream, F && f) 
     layer.planes.k_codes = plane(GGML_TYPE_I32, layer.node.k_code_stream, 1, a.k_codes);
     layer.planes.v_codes = plane(GGML_TYPE_I32, layer.node.v_code_stream, 1, a.v_codes);
     layer.planes.meta    = plane(GGML_TYPE_I8, layer.node.meta_stream, 1, a.meta);
-    const ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors_from_buft(context.get(), ggml_backend_cpu_buffer_type()));
+    const ggml_backend_buffer_ptr buffer(
+        ggml_backend_alloc_ctx_tensors_from_buft(context.get(), ggml_backend_cpu_buffer_type()));
     if (!buffer) {
         return -2;
     }
     for (const auto & [t, data] : arrays) {
         ggml_backend_tensor_set(t, data, 0, ggml_nbytes(t));
     }
-    f(std::vector<xq_layer>{layer});
+    f(xq_layers{layer});
     for (const auto & [t, data] : arrays) {
         ggml_backend_tensor_get(t, data, 0, ggml_nbytes(t));
     }
@@ -50,9 +51,9 @@ template <class F> int on_tensors(const xq_api_layer & a, int n_stream, F && f) 
 } // namespace
 
 int xq_api_seal_tile(const xq_api_layer * a, int n_stream, int stream, int tile, int page, uint32_t cells) {
-    return on_tensors(*a, n_stream, [&](const std::vector<xq_layer> & l) { xq_seal_tile(l, stream, {tile, page, cells}); });
+    return on_tensors(*a, n_stream, [&](const xq_layers & l) { xq_seal_tile(l, stream, {tile, page, cells}); });
 }
 
 int xq_api_read_back(const xq_api_layer * a, int n_stream, int stream, int tile, int page) {
-    return on_tensors(*a, n_stream, [&](const std::vector<xq_layer> & l) { xq_read_back_tile(l, stream, tile, page); });
+    return on_tensors(*a, n_stream, [&](const xq_layers & l) { xq_read_back_tile(l, stream, tile, page); });
 }

@@ -263,8 +263,22 @@ void restored() {
     CHECK((int) pages.size() == tiles.n_pages() && *pages.begin() == 0);
     CHECK(tiles.restore_residual(tiles.n_pages()) == -1);
     CHECK(!tiles.has_room(1));
-    tiles.restore_sealed(20, 700);
-    CHECK(tiles.sealed(20) && tiles.page(20) < 0 && tiles.from(20) == 700);
+    for (uint32_t i = 0; i < 21*XQ_TILE; ++i) {
+        cells.pos_set(i, (llama_pos) i);
+        cells.seq_add(i, 0);
+    }
+    tiles.restore_sealed(cells, 20);
+    CHECK(tiles.sealed(20) && tiles.page(20) < 0 && tiles.from(20) == 21*XQ_TILE - 1 + rules.window);
+    // Pages for more: the oldest tile gives way, with all its cells; its page goes to the next one.
+    const std::vector<xq_seal> first = tiles.give_way(cells);
+    CHECK(first.size() == 1 && first[0].tile == 0 && first[0].cells == 0xFFFFFFFFu && tiles.sealed(0));
+    CHECK(tiles.restore_residual(tiles.n_pages()) == first[0].page && tiles.page(0) < 0);
+    // Then every full tile that no rule protects, and the micro-batch has its room.
+    for (const xq_seal & e : tiles.settle(cells)) {
+        CHECK(tiles.sealed(e.tile) && tiles.page(e.tile) == e.page && e.cells == 0xFFFFFFFFu, "tile", e.tile);
+    }
+    CHECK(tiles.seals().empty() && tiles.spare_pages() >= 0 && tiles.has_room(rules.max_ubatch));
+    cells.reset();
     tiles.drop_empty(cells);
     CHECK(tiles.count_residual() == 0 && tiles.count_sealed() == 0 && tiles.has_room(32));
     tiles.forget();
