@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _native, memory
+from . import _native, memory, saved_state
 from ._failures import explain, last_reason
 from ._keywords import checked_keywords
 from ._log import captured
@@ -165,22 +165,31 @@ class Llama(SoundTemplates, llama_cpp.Llama):
             if held <= self._legible:
                 self._legible = self.n_tokens
 
+    def save_state(self) -> LlamaState:
+        """The tokens held with their keys and values, and a checksum of all of it.
+
+        Returns:
+            What ``load_state`` takes, of this model and these cache settings. ``n_ctx`` may differ.
+        """
+        return saved_state.sealed(super().save_state())
+
     def load_state(self, state: LlamaState) -> None:
-        """Restore what ``save_state`` returned.
+        """Restore what ``save_state`` returned, also into another ``n_ctx`` that holds its tokens.
 
         Raises:
-            SessionFileError: the state belongs to another model or other cache settings.
-                The cache is then empty.
+            SessionFileError: the state is damaged, does not fit into this context, or belongs to
+                another model or other cache settings. The cache is then empty.
         """
         if isinstance(self._kv, XQuantConfig):
             _NATIVE.config_set(None)  # also forgets older errors
         try:
+            fitted = saved_state.checked(state, n_ctx=self._n_ctx, scores=self.scores.shape)
             with captured(forward=self.verbose):
-                super().load_state(state)
-        except (RuntimeError, ValueError) as error:
+                super().load_state(fitted)
+        except (RuntimeError, ValueError, TypeError, AttributeError, MemoryError) as error:
             self._forget()
             raise SessionFileError(
-                "a saved state fits only the same model, n_ctx and cache settings",
+                "a saved state fits only the same model and cache settings",
                 _NATIVE.last_error() or str(error),
                 "create the Llama as it was when the state was saved",
             ) from error
