@@ -122,6 +122,18 @@ def test_llama_cpps_own_header(context: Open) -> None:
             assert np.array_equal(ctx.feed(more), want)
 
 
+def test_the_length_in_the_header_of_a_whole_state_is_bounded(context: Open) -> None:
+    """It is allocated by llama.cpp before what follows is read: 4 GB for the one in this test."""
+    resource = pytest.importorskip("resource")
+
+    ctx = filled(context)
+    state = saved.save(ctx, -1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert not saved.restore(ctx, b"\xf0\xff\xff\xff" + state[4:], -1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 64 * 1024
+    assert saved.restore(ctx, state, -1)
+
+
 def test_parts_that_are_moved_left_out_or_doubled_are_refused(context: Open) -> None:
     state = saved.save(filled(context))
     at = [(start - 4, start + n + 4) for start, n in saved.sections(state)]
