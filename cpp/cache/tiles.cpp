@@ -208,17 +208,13 @@ void xq_tiles::place(const llama_kv_cells & cells, const std::vector<uint32_t> &
         }
     }
 
-    seal_by_rule(cells);
-    keep_reserve(cells, now);
-}
-
-void xq_tiles::seal_by_rule(const llama_kv_cells & cells) {
     for (int t = 0; t < n_tiles(); ++t) {
         const tile_state & s = tiles[t];
         if (s.page >= 0 && !s.sealed && data_mask(cells, t) == 0xFFFFFFFFu && !protected_by_rules(cells, t)) {
             seal(cells, t);
         }
     }
+    keep_reserve(cells, now);
 }
 
 void xq_tiles::restore_sealed(const llama_kv_cells & cells, int tile) {
@@ -239,7 +235,6 @@ std::vector<xq_seal> xq_tiles::give_way(const llama_kv_cells & cells) {
 std::vector<xq_seal> xq_tiles::settle(const llama_kv_cells & cells) {
     std::vector<xq_seal> list;
     seal_list.clear();
-    seal_by_rule(cells);
     keep_reserve(cells, ++clock);
     list.swap(seal_list);
     return list;

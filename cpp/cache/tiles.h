@@ -56,7 +56,7 @@ public:
     void restore_sealed(const llama_kv_cells & cells, int tile);
     int  restore_residual(int tile);
     // Tiles to seal outside a graph, by the caller and at once: the one whose page is missed least; then, when all is
-    // restored, what a batch would seal.
+    // restored, those whose pages the next micro-batch needs.
     std::vector<xq_seal> give_way(const llama_kv_cells & cells);
     std::vector<xq_seal> settle(const llama_kv_cells & cells);
     int  spare_pages() const; // that can be had without it, beside those for the next micro-batch
@@ -83,7 +83,6 @@ private:
     void seal(const llama_kv_cells & cells, int tile);
     int  take_page(uint32_t now);
     int  pages_to_give() const;
-    void seal_by_rule(const llama_kv_cells & cells);
     void keep_reserve(const llama_kv_cells & cells, uint32_t now);
     void make_pages(const llama_kv_cells & cells, uint32_t now, int missing);
 

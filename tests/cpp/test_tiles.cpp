@@ -273,7 +273,7 @@ void restored() {
     const std::vector<xq_seal> first = tiles.give_way(cells);
     CHECK(first.size() == 1 && first[0].tile == 0 && first[0].cells == 0xFFFFFFFFu && tiles.sealed(0));
     CHECK(tiles.restore_residual(tiles.n_pages()) == first[0].page && tiles.page(0) < 0);
-    // Then every full tile that no rule protects, and the micro-batch has its room.
+    // Then as many as the next micro-batch needs.
     for (const xq_seal & e : tiles.settle(cells)) {
         CHECK(tiles.sealed(e.tile) && tiles.page(e.tile) == e.page && e.cells == 0xFFFFFFFFu, "tile", e.tile);
     }

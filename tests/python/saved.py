@@ -90,6 +90,16 @@ def tiles(state: bytes) -> list[Tile]:
     return found
 
 
+def forms(state: bytes) -> dict[tuple[int, int], tuple[int, bool]]:
+    """Of a whole context: the cells of every stream and tile, and whether they are codes."""
+    at = 4 + struct.unpack_from("<I", state)[0]  # the architecture's name
+    found = {}
+    for start, _ in list(sections(state, at))[1:]:
+        stream, tile, cells, sealed = struct.unpack_from("<IIII", state, start)
+        found[stream, tile] = cells, bool(sealed)
+    return found
+
+
 META = 2 * (20 + 64 * 7 // 4), 2 * 36
 """Bytes of a layer's metadata of keys and of values in the tests' model: two heads of 64."""
 
