@@ -1,27 +1,20 @@
-"""Sliding windows: the small form is the default, and a rewind never reads tokens it has lost.
-
-Tiny random models of real architectures come from ``make_tiny.py``, beside the checkout in
-shared/archs or where XQUANT_ARCHS says.
-"""
+"""Sliding windows: the small form is the default, and a rewind never reads tokens it has lost."""
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from tiny import write
 
-from xquant_gguf import _native
 from xquant_gguf.errors import UnsupportedModelError
 
 SETTINGS = {"n_ctx": 1024, "n_ubatch": 128, "n_threads": 2, "n_threads_batch": 2, "verbose": False}
+WINDOW = {"gemma3": {"attention__sliding_window": 128}}
 ARCHS = ["gpt-oss", "gemma3", "qwen35"]
 SMALL = [{"kv": "balanced"}, {"kv": "f16", "swa_full": False}, {"kv": "q8_0", "swa_full": False}]
 
@@ -29,21 +22,12 @@ SMALL = [{"kv": "balanced"}, {"kv": "f16", "swa_full": False}, {"kv": "q8_0", "s
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Write a tiny model of an architecture, with a window of 128 tokens where it may be chosen."""
-    maker = Path(os.environ.get("XQUANT_ARCHS") or ROOT.parent / "shared" / "archs")
-    if not (maker / "make_tiny.py").is_file():
-        pytest.skip("no make_tiny.py: set XQUANT_ARCHS to its folder")
     folder = tmp_path_factory.mktemp("archs")
 
     def make(arch: str) -> Path:
         path = folder / f"{arch}.gguf"
         if not path.exists():
-            window = ["--set", "attention.sliding_window=128"] if arch == "gemma3" else []
-            subprocess.run(
-                [sys.executable, maker / "make_tiny.py", "--lib", _native.library_directory()]
-                + ["--out", folder, *window, "--name", arch, arch],
-                check=True,
-                capture_output=True,
-            )
+            write(folder, arch, arch, **WINDOW.get(arch, {}))
         return path
 
     return make
