@@ -6,6 +6,7 @@
 #include "ggml-backend.h"
 #include "llama-batch.h"
 #include "llama-impl.h"
+#include "llama-kv-cache.h"
 #include "llama-model.h"
 
 #include <algorithm>
@@ -84,10 +85,15 @@ void xq_layer::describe() {
 
 std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_v, bool sliding_window, const params & p) {
     const bool k = type_k == GGML_TYPE_XQ, v = type_v == GGML_TYPE_XQ;
-    if (!k && !v) {
+    if (!k && !v && !(p.other && p.other->get_xq())) {
         return nullptr;
     }
     xq_set_error("");
+    if (p.other) {
+        refuse("xquant: a draft that reads another context's keys and values needs them unpacked; got a " +
+               std::string(p.other->get_xq() ? "packed target" : "packed draft") +
+               "; use kv=\"f16\" or a stock type for both, or run without this draft");
+    }
     if (k != v) {
         refuse("xquant: keys and values are packed together; got K type " + std::string(ggml_type_name(type_k)) + " and V type " +
                ggml_type_name(type_v) + "; set both to xq and choose bits with k_bits and v_bits");
@@ -95,9 +101,6 @@ std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_
     type_k = type_v = GGML_TYPE_F16;
     if (p.hparams.is_mla()) {
         refuse("xquant: latent attention (MLA) caches cannot be packed; got the architecture " + p.model.arch_name() + "; use kv=\"f16\"");
-    }
-    if (p.shares_cells) {
-        refuse("xquant: a context that shares another context's cells cannot be packed; got a draft context; use kv=\"f16\" for the draft model");
     }
     if (sliding_window) {
         return nullptr; // its size is bounded already
@@ -123,6 +126,11 @@ xq_cache::xq_cache(const params & p, xq_config config)
     rules.window = config.window; rules.sink = config.sink; rules.max_ubatch = config.max_ubatch;
     rules.n_seq  = n_stream == 1 ? (int) n_seq_max : 1;
     tiles.assign(n_stream, xq_tiles(rules, kv_size));
+    for (int il = 0; p.reuse && il < (int) p.hparams.n_layer_all; ++il) {
+        if (p.reuse(il) >= 0 && (!p.filter || p.filter(il))) {
+            reused[il] = p.reuse(il);
+        }
+    }
     const auto plans = xq_make_plan(config, shapes);
     warn_of_parted_pairs(config, shapes, plans);
     for (const auto & plan : plans) {
@@ -161,8 +169,9 @@ void xq_cache::add_layer(ggml_context * ctx, int il, ggml_tensor * k_pages, ggml
 }
 
 const xq_layer * xq_cache::find(int il) const {
+    const auto other = reused.find(il);
     for (const auto & l : layers) {
-        if (l.plan.shape.il == il) {
+        if (l.plan.shape.il == (other == reused.end() ? il : other->second)) {
             return &l;
         }
     }

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,6 +25,7 @@ struct xq_saved_tile;
 class llama_io_write_i;
 class llama_io_read_i;
 class llama_kv_cells;
+class llama_kv_cache;
 
 // One packed layer: what nodes are told of it (pointers to `node` are kept by graphs) and its tensors. A follower's
 // code tensors are its leader's.
@@ -53,7 +55,8 @@ public:
         bool v_trans, offload; // offload: layers lie where the model's do, else on the CPU
         uint32_t kv_size, n_stream, n_seq_max;
         const llama_memory_i::layer_filter_cb & filter;
-        bool shares_cells; // a draft context over another cache's cells
+        const llama_memory_i::layer_reuse_cb  & reuse; // which layer's keys and values a layer reads that has none
+        const llama_kv_cache * other;                  // whose cells and tensors a draft context reads, or null
     };
 
     // The packed cache if the types ask for one, else null. Either way the types become those of the tensors that
@@ -79,7 +82,7 @@ public:
     ggml_tensor * build_table(ggml_context * ctx, const llama_ubatch & ubatch) const;
     void set_table(ggml_tensor * dst, const llama_ubatch & ubatch, uint32_t stream0, const std::vector<int32_t> & streams) const;
     int64_t row(uint32_t stream, uint32_t cell) const { return (int64_t) stream*rows() + tiles[stream].row(cell); }
-    const xq_layer * find(int il) const;
+    const xq_layer * find(int il) const; // where a layer's keys and values are, or null
 
     // ---- session state (state.cpp): exactly the visible tokens, packed as they are. seq_id -1: all sequences.
     void state_write(llama_io_write_i & io, const std::vector<llama_kv_cells> & cells, int seq_id) const;
@@ -108,6 +111,7 @@ private:
     mutable std::unique_ptr<xq_identity> identified; // once asked for
     xq_config config;
     uint32_t  kv_size, n_stream, n_seq_max;
+    std::map<int, int> reused; // layers without keys and values of their own: the layer whose they read
     std::vector<xq_layer> layers; // sized once: graph nodes keep pointers to its elements
     std::vector<xq_tiles> tiles;  // by stream
 };
