@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _native, memory, saved_state
+from ._checkpoints import DEFAULT_BYTES, Checkpoints
 from ._failures import explain, last_reason
 from ._keywords import checked_keywords
 from ._log import captured
@@ -60,6 +61,8 @@ class Llama(SoundTemplates, llama_cpp.Llama):
             "auto:FILE" one that lies elsewhere than beside it. Default "balanced".
         k_bits ... max_ubatch: replace single settings; see XQuantConfig for each one.
         progress: called with the fraction loaded, 0.0 to 1.0, while the model loads.
+        checkpoint_bytes: memory for copies of recurrent states and sliding windows, from which
+            an edited prompt goes on. Default 256 MiB; 0 for none, then it is read again.
         **kwargs: every keyword of ``llama_cpp.Llama`` (``n_ctx``, ``n_threads``, ...).
             ``flash_attn`` is switched on where the cache needs it. Keywords that
             ``llama_cpp.Llama`` would ignore give an XQuantWarning. ``swa_full``, whether
@@ -105,6 +108,7 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         follower: str | Unset = UNSET,
         max_ubatch: int | Unset = UNSET,
         progress: Callable[[float], None] | None = None,
+        checkpoint_bytes: int = DEFAULT_BYTES,
         **kwargs: Any,
     ) -> None:
         given = locals()
@@ -121,6 +125,9 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         self._end = 0  # tokens that the cache has held since the last rewind, at most
         self._legible = 0  # tokens from the first on that input_ids holds; images' are not in it
         self._create(path, kwargs)
+        self._checkpoints = Checkpoints(
+            llama_cpp, self._model.model, self._ctx.ctx, checkpoint_bytes
+        )
         self._fit_arrays()
         self._warn_of_template()
 
@@ -143,8 +150,9 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         """Feed tokens to the model, as ``llama_cpp.Llama.eval`` does.
 
         If ``n_tokens`` was set back and the cache lacks what these tokens see of the ones
-        before (sliding windows, recurrent states), all of them are read again. So they are
-        if cells were lost to earlier rewinds and the tokens would still fit.
+        before (sliding windows, recurrent states), those behind the nearest checkpoint are read
+        again. All of them are if cells were lost to earlier rewinds and the tokens would still
+        fit.
 
         Raises:
             ContextFullError: the tokens do not fit behind those already held.
@@ -157,13 +165,33 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         back, self._end = held < self._end, held + len(tokens)
         model, context = self._model.model, self._ctx.ctx
         try:
+            if back:
+                self._checkpoints.forget(behind=held)
             if back and not rewind(llama_cpp, model, context, held, arch=self._info.arch):
-                self._read_again(held, tokens)
+                self._read_again(held, tokens, nearest=True)
             else:
                 self._eval_or_read_again(held, tokens)
         finally:
             if held <= self._legible:
                 self._legible = self.n_tokens
+
+    def generate(
+        self, tokens: Sequence[int], *args: Any, **kwargs: Any
+    ) -> Generator[int, Sequence[int] | None, None]:
+        """Yield tokens behind a prompt, as ``llama_cpp.Llama.generate`` does.
+
+        If the prompt begins as the one before and then differs, and the model cannot go back to
+        that place (recurrent states), it is read from the nearest checkpoint on.
+        """
+        tokens = list(tokens)
+        if kwargs.get("reset", True) and self.n_tokens > 0:
+            self._go_back_to_common(tokens)
+        yield from super().generate(tokens, *args, **kwargs)
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Numbers of tokens that a model with recurrent states or windows can go back to."""
+        return self._checkpoints.positions
 
     def save_state(self) -> LlamaState:
         """The tokens held with their keys and values, and a checksum of all of it.
@@ -182,6 +210,7 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         """
         if isinstance(self._kv, XQuantConfig):
             _NATIVE.config_set(None)  # also forgets older errors
+        self._checkpoints.forget()
         try:
             fitted = saved_state.checked(state, n_ctx=self._n_ctx, scores=self.scores.shape)
             with captured(forward=self.verbose):
@@ -212,18 +241,36 @@ class Llama(SoundTemplates, llama_cpp.Llama):
     def _forget(self) -> None:
         context: Any = self._ctx
         context.kv_cache_clear()
+        self._checkpoints.forget()
         self.n_tokens = 0
+
+    def _go_back_to_common(self, prompt: list[int]) -> None:
+        """Where recurrent states hold more than the prompt has in common with them."""
+        if not self._is_recurrent and not self._is_hybrid:
+            return
+        held = self.input_ids[: self.n_tokens].tolist()
+        common = next(
+            (i for i, (a, b) in enumerate(zip(held, prompt)) if a != b), min(len(held), len(prompt))
+        )
+        if common < len(held):
+            at = self._checkpoints.go_back(min(common, len(prompt) - 1))
+            if at:
+                self.n_tokens = self._end = at
+
+    def _read(self, tokens: list[int]) -> None:
+        for start, stop in self._checkpoints.pieces(self.n_tokens, len(tokens)):
+            super().eval(tokens[start:stop])
 
     def _eval_or_read_again(self, held: int, tokens: list[int]) -> None:
         try:
-            super().eval(tokens)
+            self._read(tokens)
         except RuntimeError as error:
             if not str(error).endswith(" 1"):  # 1: no room found, llama.h
                 raise
             self._read_again(held, tokens)
 
-    def _read_again(self, held: int, tokens: list[int]) -> None:
-        """Fill an emptied cache with the first ``held`` tokens and the new ones."""
+    def _read_again(self, held: int, tokens: list[int], *, nearest: bool = False) -> None:
+        """Read the first ``held`` tokens and the new ones, but for what a checkpoint holds."""
         if held > self._legible:
             raise UnsupportedModelError(
                 "tokens before the rewind must be read again, and images cannot be",
@@ -231,9 +278,12 @@ class Llama(SoundTemplates, llama_cpp.Llama):
                 "send the whole prompt again after reset()",
             )
         history = self.input_ids[:held].tolist() + tokens
-        self._forget()
+        start = self._checkpoints.go_back(held) if nearest else 0
+        if start == 0:
+            self._forget()
+        self.n_tokens = start
         try:
-            super().eval(history)
+            self._read(history[start:])
         except RuntimeError:
             raise _context_full(len(history), self._n_ctx) from None
 

@@ -135,11 +135,13 @@ def test_what_the_window_still_holds_is_not_read_again(
 ) -> None:
     llm = load(tiny(arch))
     llm.eval(tokens(800))
+    assert sum(read) == 800
+    read.clear()
     llm.n_tokens = 790
     llm.eval(tokens(5, 2))
     for token in tokens(140, 3):
         llm.eval([token])
-    assert read == [800, 5, *[1] * 140]
+    assert read == [5, *[1] * 140]
 
 
 def test_a_batch_that_failed_does_not_hide_a_rewind(
@@ -191,7 +193,7 @@ def test_whole_windows_can_be_asked_for(
     whole.eval(tokens(800))
     whole.n_tokens = 300
     whole.eval([5])
-    assert read == [800, 1]
+    assert sum(read) == 801
 
 
 def test_contexts_of_the_tools_refuse_what_would_read_lost_tokens(
