@@ -14,6 +14,7 @@ set(XQ_SOURCES
     capi/convert_api.cpp
     capi/device_api.cpp
     capi/kernels_api.cpp
+    capi/memory_api.cpp
     capi/xquant.cpp
     graph/graph.cpp
     graph/nodes.cpp

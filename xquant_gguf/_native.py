@@ -75,6 +75,13 @@ class Native:
         report: dict[str, Any] = json.loads(text)
         return report
 
+    def memory(self, ctx: int) -> dict[str, Any]:
+        """Bytes that a context and its model take, or would take; see ``xq_memory``."""
+        self.require_packed()
+        text = _read_text(lambda buf, size: int(self.lib.xq_memory(ctx, buf, size)))
+        found: dict[str, Any] = json.loads(text or "{}")
+        return found
+
     def gpu_backends(self) -> list[str]:
         """ggml's names of the GPU backends with packed kernels; none in a CPU-only build."""
         if not hasattr(self.lib, "xq_gpu_backends"):
@@ -182,6 +189,7 @@ def _bind(lib: ctypes.CDLL) -> None:
         ("xq_config_set", [ctypes.c_char_p], ctypes.c_int),
         ("xq_last_error", [], ctypes.c_char_p),
         ("xq_report", [ctypes.c_void_p, *text_out], ctypes.c_int),
+        ("xq_memory", [ctypes.c_void_p, *text_out], ctypes.c_int),
         ("xq_cpu_implementations", text_out, ctypes.c_int),
         ("xq_gpu_backends", text_out, ctypes.c_int),
     ):

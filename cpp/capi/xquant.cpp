@@ -1,4 +1,5 @@
 #include "capi/xquant.h"
+#include "capi/give.h"
 #include "capi/memory.h"
 
 #include "cache/cache.h"
@@ -13,20 +14,10 @@
 #include "llama-memory-hybrid-iswa.h"
 
 #include <algorithm>
-#include <cstring>
 #include <exception>
 #include <string>
 
 namespace {
-
-int give(const std::string & text, char * buf, int size) {
-    if (buf && size > 0) {
-        const size_t n = std::min(text.size(), (size_t) size - 1);
-        std::memcpy(buf, text.data(), n);
-        buf[n] = 0;
-    }
-    return (int) text.size();
-}
 
 // The cache that may be packed and, beside it, the window cache that never is.
 struct caches {
@@ -95,7 +86,7 @@ int xq_report(const struct llama_context * ctx, char * buf, int size) {
             unpacked += bytes;
         }
     }
-    return give(c.main->get_xq()->report(tokens, unpacked, llama_n_threads(const_cast<llama_context *>(ctx))), buf, size);
+    return xq_give(c.main->get_xq()->report(tokens, unpacked, llama_n_threads(const_cast<llama_context *>(ctx))), buf, size);
 }
 
 int xq_gpu_backends(char * buf, int size) {
@@ -106,7 +97,7 @@ int xq_gpu_backends(char * buf, int size) {
             text += (text.empty() ? "" : ",") + std::string(ggml_backend_reg_name(reg));
         }
     }
-    return give(text, buf, size);
+    return xq_give(text, buf, size);
 }
 
 int xq_cpu_implementations(char * buf, int size) {
@@ -118,5 +109,5 @@ int xq_cpu_implementations(char * buf, int size) {
             text += std::string(",") + list[i]->name;
         }
     }
-    return give(text, buf, size);
+    return xq_give(text, buf, size);
 }

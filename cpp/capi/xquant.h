@@ -32,6 +32,11 @@ XQ_API const char * xq_last_error(void);
 // the final NUL; returns the length needed without it, or -1 if the context has no packed cache.
 XQ_API int xq_report(const struct llama_context * ctx, char * buf, int size);
 
+// JSON of the bytes that a context and its model take, by buffer type: {"recurrent": n, "buffers": [{"name", "host", "model",
+// "context", "compute", "free"}]}. "context" is the KV cache with recurrent states, which "recurrent" counts apart. With
+// llama_model_params.no_alloc nothing is allocated, and these are the bytes that would be. Returns as xq_report.
+XQ_API int xq_memory(const struct llama_context * ctx, char * buf, int size);
+
 // Names of the CPU implementations that run here, comma separated, the one in use first. Returns as xq_report.
 XQ_API int xq_cpu_implementations(char * buf, int size);
 

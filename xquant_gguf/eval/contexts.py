@@ -25,11 +25,16 @@ Logits = npt.NDArray[np.float32]
 class Model:
     """A loaded model without a context.
 
+    Args:
+        gpu_layers: how many layers lie on a GPU.
+        dry: read the header alone. Contexts of such a model allocate nothing and compute nothing;
+            they know what they would allocate.
+
     Raises:
         ModelFileError: not a readable GGUF file.
     """
 
-    def __init__(self, path: str, *, gpu_layers: int = 0) -> None:
+    def __init__(self, path: str, *, gpu_layers: int = 0, dry: bool = False) -> None:
         self.info = read_header(path)
         self.path = path
         self.native = _native.load()
@@ -40,6 +45,9 @@ class Model:
             llama_cpp.llama_backend_init()
             params = llama_cpp.llama_model_default_params()
             params.n_gpu_layers = gpu_layers
+            if dry:
+                params.no_alloc = True
+                params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
             self.handle: Any = llama_cpp.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
             raise ModelFileError("llama.cpp must be able to read the model", log[-1:] or path)
@@ -90,6 +98,7 @@ class Context:
             may cut that smaller (``max_ubatch``).
         swa_full: sliding-window layers keep every token, so that any rewind works; None is
             what ``Llama`` does with this cache.
+        flash_attn: read stock caches by flash attention, which quantised ones need.
 
     Raises:
         UnsupportedModelError: the model cannot run with this cache.
@@ -108,6 +117,7 @@ class Context:
         unified: bool = True,
         batch: int = BATCH,
         swa_full: bool | None = None,
+        flash_attn: bool = True,
     ) -> None:
         api = model.api
         self.model, self.kv, self.n_ctx, self.n_batch = model, kv, n_ctx, batch
@@ -118,7 +128,9 @@ class Context:
         params.kv_unified = unified
         params.n_threads = params.n_threads_batch = threads
         params.swa_full = keeps_whole_windows(kv) if swa_full is None else swa_full
-        params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.flash_attn_type = (
+            api.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else api.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
         if isinstance(kv, XQuantConfig):
             model.native.require_packed()
             model.native.config_set(kv.to_text())
