@@ -16,12 +16,16 @@ from . import _dropin
 if TYPE_CHECKING:
     from .config import PRESETS, XQuantConfig
     from .errors import (
+        CancelledError,
+        ClosedError,
         ConfigError,
         ContextFullError,
         LibraryError,
         ModelFileError,
         OutOfMemoryError,
+        PromptError,
         SessionFileError,
+        SupersededError,
         UnsupportedModelError,
         XQuantError,
         XQuantWarning,
@@ -43,10 +47,16 @@ _HOME = {
     "OutOfMemoryError": "errors",
     "ContextFullError": "errors",
     "SessionFileError": "errors",
+    "PromptError": "errors",
+    "ClosedError": "errors",
+    "CancelledError": "errors",
+    "SupersededError": "errors",
 }
 
 __all__ = [
     "PRESETS",
+    "CancelledError",
+    "ClosedError",
     "ConfigError",
     "ContextFullError",
     "KVCache",
@@ -54,7 +64,9 @@ __all__ = [
     "Llama",
     "ModelFileError",
     "OutOfMemoryError",
+    "PromptError",
     "SessionFileError",
+    "SupersededError",
     "UnsupportedModelError",
     "XQuantConfig",
     "XQuantError",

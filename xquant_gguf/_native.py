@@ -96,6 +96,20 @@ class Native:
         text = _read_text(lambda buf, size: int(self.lib.xq_cpu_implementations(buf, size)))
         return [name for name in (text or "").split(",") if name]
 
+    def abort_when(self, ctx: int, flag: ctypes.c_int) -> None:
+        """Let a context abandon what it computes, between two operations, while ``flag`` is not 0.
+
+        The flag is read without Python. A library that cannot do that goes on to the batch's end.
+        """
+        if not hasattr(self.lib, "xq_abort_if"):
+            return
+        from llama_cpp import llama_cpp
+
+        address = ctypes.cast(self.lib.xq_abort_if, ctypes.c_void_p).value or 0
+        llama_cpp.llama_set_abort_callback(
+            ctx, llama_cpp.ggml_abort_callback(address), ctypes.addressof(flag)
+        )
+
 
 @functools.cache
 def load() -> Native:

@@ -92,6 +92,24 @@ class SessionFileError(XQuantError, ValueError):
     exit_code = 2
 
 
+class PromptError(XQuantError, ValueError):
+    """A prompt that no model can answer: nothing in it, or text that is no Unicode."""
+
+    exit_code = 2
+
+
+class ClosedError(XQuantError):
+    """The model was closed, before the call or while it ran."""
+
+
+class CancelledError(XQuantError):
+    """``cancel()`` stopped the call; the model can be used again at once."""
+
+
+class SupersededError(XQuantError):
+    """A stream was left unfinished, and its thread has used the model for something else."""
+
+
 def unexpected(error: BaseException) -> str:
     """One line for an error that nobody foresaw, with its type."""
     text = _shortened(_one_line(str(error)))

@@ -1,30 +1,33 @@
-"""``Llama``: llama_cpp's class with a packed KV cache. Everything else is inherited unchanged."""
+"""``Llama``: llama_cpp's class with a packed KV cache, for use from several threads."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _native, memory, saved_state
 from ._checkpoints import DEFAULT_BYTES, Checkpoints
+from ._completing import Completing, QuietDiskCache
 from ._failures import explain, last_reason
+from ._gate import Gate
+from ._guarded import Guarded, lock_context, mark_gone
 from ._keywords import checked_keywords
 from ._log import captured
-from ._rewind import keeps_whole_windows, rewind
+from ._reading import Reading
+from ._rewind import keeps_whole_windows
 from ._templates import SoundTemplates
 from .config import FLAGS, KV, UNSET, Threshold, Unset, XQuantConfig, resolve_kv
 from .errors import (
     ConfigError,
-    ContextFullError,
     ModelFileError,
     SessionFileError,
     UnsupportedModelError,
-    XQuantError,
 )
 from .gguf_header import ModelInfo, read_header
 from .kv_cache import CacheSnapshot, KVCache, packed_snapshot, stock_snapshot
@@ -36,8 +39,10 @@ _NATIVE = _native.load()  # before llama_cpp, which looks for its library when i
 if TYPE_CHECKING:
     import llama_cpp
     from llama_cpp.llama import LlamaState
+    from llama_cpp.llama_cache import LlamaDiskCache
 else:
     import llama_cpp
+    from llama_cpp.llama_cache import LlamaDiskCache
 
 _STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters) - {
     "self",
@@ -50,7 +55,7 @@ _MAX_CTX = 2**31 - 256
 _CREATING = threading.RLock()
 
 
-class Llama(SoundTemplates, llama_cpp.Llama):
+class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
     """A ``llama_cpp.Llama`` whose keys and values are packed to a few bits.
 
     Args:
@@ -64,6 +69,7 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         checkpoint_bytes: memory for copies of recurrent states and sliding windows, from which
             an edited prompt goes on. Default 256 MiB; 0 for none, then it is read again.
         **kwargs: every keyword of ``llama_cpp.Llama`` (``n_ctx``, ``n_threads``, ...).
+            ``verbose``, llama.cpp's log on standard error, is False unless it is asked for.
             ``flash_attn`` is switched on where the cache needs it. Keywords that
             ``llama_cpp.Llama`` would ignore give an XQuantWarning. ``swa_full``, whether
             sliding-window layers keep every token, is False for packed caches.
@@ -114,7 +120,7 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         given = locals()
         auto = resolve_auto(kv, model_path)
         self._kv = resolve_kv(auto, **{name: given[name] for name in FLAGS})
-        kwargs = checked_keywords(self._kv, kwargs, _STOCK_KEYWORDS)
+        kwargs = {"verbose": False, **checked_keywords(self._kv, kwargs, _STOCK_KEYWORDS)}
         path = os.fspath(model_path)
         self._info = read_header(path)
         self._check_memory(kwargs)
@@ -124,7 +130,9 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         self._progress = _Progress(progress)
         self._end = 0  # tokens that the cache has held since the last rewind, at most
         self._legible = 0  # tokens from the first on that input_ids holds; images' are not in it
+        self._gate = Gate()
         self._create(path, kwargs)
+        lock_context(self._ctx, self._gate)
         self._checkpoints = Checkpoints(
             llama_cpp, self._model.model, self._ctx.ctx, checkpoint_bytes
         )
@@ -146,48 +154,6 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         """Shapes read from the file's header."""
         return self._info
 
-    def eval(self, tokens: Sequence[int]) -> None:
-        """Feed tokens to the model, as ``llama_cpp.Llama.eval`` does.
-
-        If ``n_tokens`` was set back and the cache lacks what these tokens see of the ones
-        before (sliding windows, recurrent states), those behind the nearest checkpoint are read
-        again. All of them are if cells were lost to earlier rewinds and the tokens would still
-        fit.
-
-        Raises:
-            ContextFullError: the tokens do not fit behind those already held.
-            UnsupportedModelError: images would have to be read again.
-        """
-        tokens = list(tokens)
-        held = self.n_tokens
-        if held + len(tokens) > self._n_ctx:
-            raise _context_full(held + len(tokens), self._n_ctx)
-        back, self._end = held < self._end, held + len(tokens)
-        model, context = self._model.model, self._ctx.ctx
-        try:
-            if back:
-                self._checkpoints.forget(behind=held)
-            if back and not rewind(llama_cpp, model, context, held, arch=self._info.arch):
-                self._read_again(held, tokens, nearest=True)
-            else:
-                self._eval_or_read_again(held, tokens)
-        finally:
-            if held <= self._legible:
-                self._legible = self.n_tokens
-
-    def generate(
-        self, tokens: Sequence[int], *args: Any, **kwargs: Any
-    ) -> Generator[int, Sequence[int] | None, None]:
-        """Yield tokens behind a prompt, as ``llama_cpp.Llama.generate`` does.
-
-        If the prompt begins as the one before and then differs, and the model cannot go back to
-        that place (recurrent states), it is read from the nearest checkpoint on.
-        """
-        tokens = list(tokens)
-        if kwargs.get("reset", True) and self.n_tokens > 0:
-            self._go_back_to_common(tokens)
-        yield from super().generate(tokens, *args, **kwargs)
-
     @property
     def checkpoints(self) -> tuple[int, ...]:
         """Numbers of tokens that a model with recurrent states or windows can go back to."""
@@ -199,7 +165,8 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         Returns:
             What ``load_state`` takes, of this model and these cache settings. ``n_ctx`` may differ.
         """
-        return saved_state.sealed(super().save_state())
+        with self._gate.exclusive(), self._gate.decoding, self._scores_that_count():
+            return saved_state.sealed(super().save_state())
 
     def load_state(self, state: LlamaState) -> None:
         """Restore what ``save_state`` returned, also into another ``n_ctx`` that holds its tokens.
@@ -208,13 +175,17 @@ class Llama(SoundTemplates, llama_cpp.Llama):
             SessionFileError: the state is damaged, does not fit into this context, or belongs to
                 another model or other cache settings. The cache is then empty.
         """
+        with self._gate.exclusive(), self._gate.decoding:
+            self._load_state(state)
+
+    def _load_state(self, state: LlamaState) -> None:
         if isinstance(self._kv, XQuantConfig):
             _NATIVE.config_set(None)  # also forgets older errors
         self._checkpoints.forget()
         try:
-            fitted = saved_state.checked(state, n_ctx=self._n_ctx, scores=self.scores.shape)
-            with captured(forward=self.verbose):
-                super().load_state(fitted)
+            with captured(forward=self.verbose), self._scores_that_count():
+                n_ctx, shape = self._n_ctx, self.scores.shape
+                super().load_state(saved_state.checked(state, n_ctx=n_ctx, scores=shape))
         except (RuntimeError, ValueError, TypeError, AttributeError, MemoryError) as error:
             self._forget()
             raise SessionFileError(
@@ -224,10 +195,54 @@ class Llama(SoundTemplates, llama_cpp.Llama):
             ) from error
         self._end = self._legible = self.n_tokens
 
+    @contextlib.contextmanager
+    def _scores_that_count(self) -> Iterator[None]:
+        """Without ``logits_all`` nothing is ever written into the scores, of which a state has a
+        row a token."""
+        scores = self.scores
+        if not self._logits_all:
+            self.scores = scores[:0]
+        try:
+            yield
+        finally:
+            self.scores = scores
+
+    def set_cache(self, cache: Any) -> None:
+        """Keep states of prompts in a ``LlamaRAMCache`` or ``LlamaDiskCache``, or in none."""
+        if type(cache) is LlamaDiskCache:
+            cache.__class__ = QuietDiskCache
+        super().set_cache(cache)
+
+    def cancel(self) -> bool:
+        """Stop what another thread is doing with the model, in the middle of a batch if need be.
+
+        The call that is stopped, or the next step of the stream, raises CancelledError. Nothing
+        happens to calls that still wait for their turn.
+
+        Returns:
+            Whether there was anything to stop.
+        """
+        return self._gate.cancel()
+
     def close(self) -> None:
-        """Free model and cache. Safe after a failed constructor, and more than once."""
+        """Free model and cache, after stopping and waiting for what other threads do with them.
+
+        Every later call raises ClosedError. Safe after a failed constructor, and more than once.
+        """
+        if "_gate" in self.__dict__:
+            self._gate.close(self._free)
+
+    def __enter__(self) -> Llama:
+        self._gate.check()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _free(self) -> None:
         if "_stack" in self.__dict__:
             super().close()
+        mark_gone(*(self.__dict__.get(name) for name in ("_ctx", "_batch", "_model")))
 
     def __getstate__(self) -> dict[str, Any]:
         stock: Any = super()
@@ -237,55 +252,6 @@ class Llama(SoundTemplates, llama_cpp.Llama):
         elif self._kv.name != "f16":
             state["type_k"] = state["type_v"] = None
         return {**state, "kv": self._kv}
-
-    def _forget(self) -> None:
-        context: Any = self._ctx
-        context.kv_cache_clear()
-        self._checkpoints.forget()
-        self.n_tokens = 0
-
-    def _go_back_to_common(self, prompt: list[int]) -> None:
-        """Where recurrent states hold more than the prompt has in common with them."""
-        if not self._is_recurrent and not self._is_hybrid:
-            return
-        held = self.input_ids[: self.n_tokens].tolist()
-        common = next(
-            (i for i, (a, b) in enumerate(zip(held, prompt)) if a != b), min(len(held), len(prompt))
-        )
-        if common < len(held):
-            at = self._checkpoints.go_back(min(common, len(prompt) - 1))
-            if at:
-                self.n_tokens = self._end = at
-
-    def _read(self, tokens: list[int]) -> None:
-        for start, stop in self._checkpoints.pieces(self.n_tokens, len(tokens)):
-            super().eval(tokens[start:stop])
-
-    def _eval_or_read_again(self, held: int, tokens: list[int]) -> None:
-        try:
-            self._read(tokens)
-        except RuntimeError as error:
-            if not str(error).endswith(" 1"):  # 1: no room found, llama.h
-                raise
-            self._read_again(held, tokens)
-
-    def _read_again(self, held: int, tokens: list[int], *, nearest: bool = False) -> None:
-        """Read the first ``held`` tokens and the new ones, but for what a checkpoint holds."""
-        if held > self._legible:
-            raise UnsupportedModelError(
-                "tokens before the rewind must be read again, and images cannot be",
-                f"a rewind to token {held}, behind an image",
-                "send the whole prompt again after reset()",
-            )
-        history = self.input_ids[:held].tolist() + tokens
-        start = self._checkpoints.go_back(held) if nearest else 0
-        if start == 0:
-            self._forget()
-        self.n_tokens = start
-        try:
-            self._read(history[start:])
-        except RuntimeError:
-            raise _context_full(len(history), self._n_ctx) from None
 
     @property
     def model_params(self) -> Any:
@@ -323,7 +289,7 @@ class Llama(SoundTemplates, llama_cpp.Llama):
             if self._kv.quantised:
                 kwargs["flash_attn"] = True
         packed = isinstance(self._kv, XQuantConfig)
-        with _CREATING, captured(forward=bool(kwargs.get("verbose", True))) as log:
+        with _CREATING, captured(forward=bool(kwargs["verbose"])) as log:
             try:
                 super().__init__(path, **kwargs)
                 self._check_adapter(log)
@@ -354,21 +320,11 @@ class Llama(SoundTemplates, llama_cpp.Llama):
             if self._logits_all and len(self.scores) < self._n_ctx:
                 self.scores = np.empty((self._n_ctx, self._n_vocab), dtype=np.single)
 
-    def _create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
-            yield from super()._create_completion(*args, **kwargs)
-        except ValueError as error:
-            if isinstance(error, XQuantError) or "exceed context window" not in str(error):
-                raise
-            wanted = "".join(filter(str.isdigit, str(error).partition(")")[0]))
-            raise _context_full(int(wanted or 0), self._n_ctx) from None
-
     def _read_cache(self) -> CacheSnapshot:
-        ctx = getattr(self.__dict__.get("_ctx"), "ctx", None)
-        if ctx is None:
-            raise XQuantError(
-                "the cache can be read while its model is open", "a closed Llama", "load it again"
-            )
+        with self._gate.inside(), self._gate.decoding:
+            return self._read_context(self._ctx.ctx)
+
+    def _read_context(self, ctx: int) -> CacheSnapshot:
         report = _NATIVE.report(ctx)
         if report is not None:
             return packed_snapshot(report)
@@ -418,11 +374,3 @@ class _Progress:
     def reraise(self) -> None:
         if self._error is not None:
             raise self._error
-
-
-def _context_full(wanted: int, n_ctx: int) -> ContextFullError:
-    return ContextFullError(
-        f"prompt and reply must fit into the context of {n_ctx} tokens",
-        f"{wanted} tokens",
-        "shorten the prompt, start a new chat, or use a larger n_ctx",
-    )

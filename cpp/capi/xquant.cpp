@@ -14,6 +14,7 @@
 #include "llama-memory-hybrid-iswa.h"
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <string>
 
@@ -98,6 +99,10 @@ int xq_gpu_backends(char * buf, int size) {
         }
     }
     return xq_give(text, buf, size);
+}
+
+bool xq_abort_if(void * data) {
+    return static_cast<const std::atomic<int> *>(data)->load(std::memory_order_relaxed) != 0;
 }
 
 int xq_cpu_implementations(char * buf, int size) {

@@ -1,6 +1,7 @@
 // C API of the packed KV cache, exported by the patched libllama. Python binds it (xquant_gguf/_native.py).
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef _WIN32
@@ -43,6 +44,9 @@ XQ_API int xq_cpu_implementations(char * buf, int size);
 // Names of the GPU backends of this build that have packed kernels ("CUDA"), comma separated; with others a KV cache on a
 // GPU is refused. Returns as xq_report.
 XQ_API int xq_gpu_backends(char * buf, int size);
+
+// For llama_set_abort_callback: whether the int that data points to is not 0. Another thread may set it at any time.
+XQ_API bool xq_abort_if(void * data);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,154 @@
+"""How a ``Llama`` reads tokens: batch by batch, and again where the cache lacks what they see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+from ._checkpoints import Checkpoints
+from ._failures import last_reason
+from ._gate import Gate
+from ._log import captured
+from ._rewind import rewind
+from .config import XQuantConfig
+from .errors import ContextFullError, UnsupportedModelError
+from .gguf_header import ModelInfo
+from .stock import StockKV
+
+_native.load()  # before llama_cpp, which looks for its library when imported
+
+if TYPE_CHECKING:
+    import llama_cpp
+else:
+    import llama_cpp
+
+_NO_ROOM = " 1"  # how llama_cpp's error ends where no cells were found, llama.h
+
+
+class Reading(llama_cpp.Llama):
+    """The part of ``Llama`` that feeds the model."""
+
+    _gate: Gate
+    _info: ModelInfo
+    _kv: XQuantConfig | StockKV
+    _checkpoints: Checkpoints
+    _end: int
+    _legible: int
+    _torn = False
+    """Whether an abandoned batch may have changed older tokens."""
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Feed tokens to the model, as ``llama_cpp.Llama.eval`` does.
+
+        If ``n_tokens`` was set back and the cache lacks what these tokens see of the ones
+        before (sliding windows, recurrent states), they are read again from the nearest checkpoint
+        on. So they are if cells were lost to earlier rewinds and the tokens would still fit.
+
+        Raises:
+            ContextFullError: the tokens do not fit behind those already held.
+            UnsupportedModelError: images would have to be read again.
+            CancelledError, ClosedError: another thread called ``cancel()`` or ``close()``.
+        """
+        with self._gate.exclusive():
+            self._eval(list(tokens))
+
+    def _eval(self, tokens: list[int]) -> None:
+        held = self.n_tokens
+        if held + len(tokens) > self._n_ctx:
+            raise context_full(held + len(tokens), self._n_ctx)
+        back, self._end = held < self._end, held + len(tokens)
+        try:
+            if back:
+                self._checkpoints.forget(behind=held)
+            if self._torn:
+                self._read_again(held, tokens)
+            elif back and not self._rewind(held):
+                self._read_again(held, tokens, nearest=True)
+            else:
+                self._eval_or_read_again(held, tokens)
+        finally:
+            if held <= self._legible:
+                self._legible = self.n_tokens
+
+    def _rewind(self, held: int) -> bool:
+        with self._gate.decoding:
+            model, context = self._model.model, self._ctx.ctx
+            return rewind(llama_cpp, model, context, held, arch=self._info.arch)
+
+    def _forget(self) -> None:
+        context: Any = self._ctx
+        context.kv_cache_clear()
+        self._checkpoints.forget()
+        self._torn = False
+        self.n_tokens = 0
+
+    def _go_back_to_common(self, prompt: list[int]) -> None:
+        """Where recurrent states hold more than the prompt has in common with them."""
+        if not self._is_recurrent and not self._is_hybrid:
+            return
+        held = self.input_ids[: self.n_tokens].tolist()
+        common = next(
+            (i for i, (a, b) in enumerate(zip(held, prompt)) if a != b), min(len(held), len(prompt))
+        )
+        if common < len(held):
+            with self._gate.decoding:
+                at = self._checkpoints.go_back(min(common, len(prompt) - 1))
+            if at:
+                self.n_tokens = self._end = at
+
+    def _read(self, tokens: list[int]) -> None:
+        for start, stop in self._checkpoints.pieces(self.n_tokens, len(tokens)):
+            for first in range(start, stop, self.n_batch):
+                self._gate.check()
+                self._decode(tokens[first : min(first + self.n_batch, stop)])
+
+    def _decode(self, batch: list[int]) -> None:
+        with captured(forward=self.verbose) as log:
+            try:
+                super().eval(batch)
+            except RuntimeError as error:
+                if str(error).endswith(_NO_ROOM):
+                    raise
+                self._torn = self._torn or isinstance(self._kv, XQuantConfig)
+                self._gate.check()  # says why the batch was abandoned
+                why = last_reason(log)
+                if not why:
+                    raise
+                raise RuntimeError(f"{error}: {why}") from error
+
+    def _eval_or_read_again(self, held: int, tokens: list[int]) -> None:
+        try:
+            self._read(tokens)
+        except RuntimeError as error:
+            if not str(error).endswith(_NO_ROOM):
+                raise
+            self._read_again(held, tokens)
+
+    def _read_again(self, held: int, tokens: list[int], *, nearest: bool = False) -> None:
+        """Read the first ``held`` tokens and the new ones, but for what a checkpoint holds."""
+        if held > self._legible:
+            raise UnsupportedModelError(
+                "tokens before the rewind must be read again, and images cannot be",
+                f"a rewind to token {held}, behind an image",
+                "send the whole prompt again after reset()",
+            )
+        history = self.input_ids[:held].tolist() + tokens
+        with self._gate.decoding:
+            start = self._checkpoints.go_back(held) if nearest else 0
+        if start == 0:
+            self._forget()
+        self.n_tokens = start
+        try:
+            self._read(history[start:])
+        except RuntimeError:
+            raise context_full(len(history), self._n_ctx) from None
+
+
+def context_full(wanted: int, n_ctx: int) -> ContextFullError:
+    """The error for more tokens than a context holds."""
+    return ContextFullError(
+        f"prompt and reply must fit into the context of {n_ctx} tokens",
+        f"{wanted} tokens",
+        "shorten the prompt, start a new chat, or use a larger n_ctx",
+    )
