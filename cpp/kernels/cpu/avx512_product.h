@@ -59,7 +59,7 @@ struct fields {
     template <int TABLES> int add(int bits, int rows, int first, const __m512i * which) {
         const width & w = of_bits(bits);
         const int words = ((rows << w.log) + 31) >> 5;
-        const __m512i fields_mask = _mm512_set1_epi32(((1 << (1 << w.log)) - 1)*0x01010101), shifts = load(w.shift.data()), order = load(w.order.data());
+        const __m512i fields_mask = _mm512_set1_epi32((int) (((1u << (1 << w.log)) - 1)*0x01010101u)), shifts = load(w.shift.data()), order = load(w.order.data());
         __m512i at = _mm512_add_epi32(load(w.word.data()), _mm512_set1_epi32(first*XQ_LANES*4));
         const __m512i step = _mm512_set1_epi32((2 << w.log)*XQ_LANES*4); // words of 16 fields
         xq_each<TABLES>([&](auto t) XQ_INLINE {                            // which meet 64 rows
