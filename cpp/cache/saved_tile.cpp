@@ -8,6 +8,7 @@
 namespace {
 
 constexpr uint32_t ALL = 0xFFFFFFFFu;
+constexpr llama_pos MAX_POSITION = 1 << 30; // what is added to a position, such as the window, stays an int
 
 [[noreturn]] void damaged(const char * what) { throw std::runtime_error(std::string("it is damaged: ") + what); }
 
@@ -108,7 +109,7 @@ void move_tile(Io & io, const xq_layers & layers, xq_saved_tile & tile, bool who
     for (auto & cell : tile.of) {
         io.move(cell.pos);
         io.move(cell.ext);
-        if (cell.pos < 0) { damaged("a position below 0"); }
+        if (cell.pos < 0 || cell.pos >= MAX_POSITION) { damaged("a position below 0 or of 2^30 and more"); }
         if (!whole) {
             continue;
         }

@@ -159,7 +159,8 @@ def test_lengths_and_counts_are_bounded_before_anything_is_allocated(context: Op
     refused(ctx, resealed(state, first + 8, 0), "a tile without cells")
     refused(ctx, resealed(state, first + 8, 0x7FFFFFFF), "a section is too long")
     refused(ctx, resealed(state, first + 12, 7), "it is damaged")
-    refused(ctx, resealed(state, first + 16, 0x80000000), "a position below 0")
+    for position in (0x80000000, 0x7FFFFFFF):
+        refused(ctx, resealed(state, first + 16, position), "below 0 or of 2^30")
 
 
 def refused(ctx: Context, state: bytes, why: str) -> None:
