@@ -158,22 +158,26 @@ def fuzz(path: Path, data: bytes, end: int, count: int, seed: int, sparse: int =
         assert took < SECONDS, f"seed {seed}, mutant {number}: {took:.1f} s"
 
 
-def main(folder: str, model: str) -> None:
-    """Fuzz all bases, and the header of a real model where one is named."""
+def main(folder: str, model: str, seconds: float) -> None:
+    """Fuzz all bases, and the header of a real model where one is named, once or for some time."""
     path = Path(folder) / "mutant.gguf"
     path.write_bytes(header(BASES["llama"]))
     use(path)
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for seed, keys in enumerate(BASES.values()):
-        data = header(keys)
-        fuzz(path, data, len(data) - 192, 350, seed)
-        fuzz(path, data, len(data) - 192, 100, 1000 + seed, sparse=600 * MIB)
-    if model:
-        with open(model, "rb") as file:
-            data = file.read(3 * MIB)
-        rest = Path(model).stat().st_size - len(data)
-        fuzz(path, data, 2000, 40, 2000, sparse=rest)
-        fuzz(path, data, len(data) // 2, 20, 2001, sparse=rest)
+    began, seed = time.monotonic(), 0
+    while seed == 0 or time.monotonic() - began < seconds:
+        for base, keys in enumerate(BASES.values()):
+            data = header(keys)
+            fuzz(path, data, len(data) - 192, 350, seed + base)
+            fuzz(path, data, len(data) - 192, 100, seed + 1000 + base, sparse=600 * MIB)
+        if model:
+            with open(model, "rb") as file:
+                data = file.read(3 * MIB)
+            rest = Path(model).stat().st_size - len(data)
+            fuzz(path, data, 2000, 40, seed + 2000, sparse=rest)
+            fuzz(path, data, len(data) // 2, 20, seed + 2001, sparse=rest)
+        seed += 10000
+    print(f"{seed // 10000} rounds")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024
     assert grown < MEMORY_MIB, f"{grown:.0f} MiB"
 
@@ -244,7 +248,7 @@ def test_mutated_headers(tmp_path: Path, request: pytest.FixtureRequest) -> None
         model = str(request.getfixturevalue("smollm2"))
     except pytest.skip.Exception:
         model = ""
-    run(__file__, tmp_path, model)
+    run(__file__, tmp_path, model, 0)
 
 
 def run(*args: object) -> str:
@@ -263,4 +267,4 @@ def run(*args: object) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
