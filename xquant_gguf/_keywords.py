@@ -18,7 +18,7 @@ from .config import FLAGS, XQuantConfig
 from .errors import ConfigError, XQuantWarning
 from .stock import StockKV
 
-_OURS = ("kv", "progress", *FLAGS)
+_OURS = ("kv", "progress", "prompt_progress", *FLAGS)
 _BEGINNINGS = ("k_", "v_", "kv")
 _ALIKE = 0.7  # difflib's ratio: "bits" and "k_bits" 0.8, "n_parts" and "v_layers" 0.53
 _CALLER = 4  # frames from warnings.warn to the code that creates a Llama

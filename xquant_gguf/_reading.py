@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _native
@@ -35,6 +35,9 @@ class Reading(llama_cpp.Llama):
     _checkpoints: Checkpoints
     _end: int
     _legible: int
+    prompt_progress: Callable[[int, int], None] | None = None
+    """Called while more than one token is read, with how many are read and how many will be, after
+    each micro-batch. What it raises ends the call."""
     _torn = False
     """Whether an abandoned batch may have changed older tokens."""
 
@@ -98,10 +101,17 @@ class Reading(llama_cpp.Llama):
                 self.n_tokens = self._end = at
 
     def _read(self, tokens: list[int]) -> None:
-        for start, stop in self._checkpoints.pieces(self.n_tokens, len(tokens)):
-            for first in range(start, stop, self.n_batch):
+        total = len(tokens)
+        told = self.prompt_progress if total > 1 else None
+        # micro-batches are what is computed at once anyway, so results stay the same
+        size = llama_cpp.llama_n_ubatch(self._ctx.ctx) if told else self.n_batch
+        for start, stop in self._checkpoints.pieces(self.n_tokens, total):
+            for first in range(start, stop, size):
                 self._gate.check()
-                self._decode(tokens[first : min(first + self.n_batch, stop)])
+                last = min(first + size, stop)
+                self._decode(tokens[first:last])
+                if told:
+                    told(last, total)
 
     def _decode(self, batch: list[int]) -> None:
         with captured(forward=self.verbose) as log:

@@ -66,6 +66,8 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
             "auto:FILE" one that lies elsewhere than beside it. Default "balanced".
         k_bits ... max_ubatch: replace single settings; see XQuantConfig for each one.
         progress: called with the fraction loaded, 0.0 to 1.0, while the model loads.
+        prompt_progress: called with the tokens read and the tokens to read while a prompt is read;
+            also an attribute, which may be set at any time.
         checkpoint_bytes: memory for copies of recurrent states and sliding windows, from which
             an edited prompt goes on. Default 256 MiB; 0 for none, then it is read again.
         **kwargs: every keyword of ``llama_cpp.Llama`` (``n_ctx``, ``n_threads``, ...).
@@ -114,6 +116,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         follower: str | Unset = UNSET,
         max_ubatch: int | Unset = UNSET,
         progress: Callable[[float], None] | None = None,
+        prompt_progress: Callable[[int, int], None] | None = None,
         checkpoint_bytes: int = DEFAULT_BYTES,
         **kwargs: Any,
     ) -> None:
@@ -128,6 +131,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
             kwargs["lora_path"] = os.fspath(kwargs["lora_path"])
             read_header(kwargs["lora_path"])
         self._progress = _Progress(progress)
+        self.prompt_progress = prompt_progress
         self._end = 0  # tokens that the cache has held since the last rewind, at most
         self._legible = 0  # tokens from the first on that input_ids holds; images' are not in it
         self._gate = Gate()

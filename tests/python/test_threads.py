@@ -258,6 +258,32 @@ def test_what_was_read_before_an_abort_is_as_it_was(load: Callable[..., Any], kv
         llm.n_tokens = other.n_tokens = 400
 
 
+@pytest.mark.parametrize("kv", PARTS)
+def test_progress_of_a_prompt(load: Callable[..., Any], kv: str) -> None:
+    plain, llm = load(kv), load(kv)
+    prompt = LONG[:4000]
+    expected = greedy(plain, prompt, 4)
+    seen: list[tuple[int, int]] = []
+    llm.prompt_progress = lambda read, total: seen.append((read, total))
+    assert greedy(llm, prompt, 4) == expected
+    total = len(llm.tokenize(prompt.encode(), False))
+    assert [t for _, t in seen] == [total] * len(seen)
+    assert [n for n, _ in seen] == sorted({n for n, _ in seen})
+    assert seen[-1] == (total, total)
+    assert len(seen) >= 2
+
+    def stop(read: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    llm.reset()
+    llm.prompt_progress = stop
+    with pytest.raises(KeyboardInterrupt):
+        greedy(llm, prompt, 4)
+    assert 0 < llm.n_tokens < total
+    llm.prompt_progress = None
+    assert greedy(llm, prompt, 4) == expected
+
+
 def test_a_suspended_stream_can_be_cancelled(load: Callable[..., Any]) -> None:
     llm = load("f16", n_ctx=512)
     stream = llm.create_completion("Once", max_tokens=99, stream=True)
