@@ -30,7 +30,11 @@ class CountingModel:
     def __init__(self, length: int = 5, template: int = 2):
         self.length, self.template = length, template
         self.n_tokens = 0
+        self.prompt_progress: Any = None
         self.prompts: list[list[str]] = []
+
+    def cancel(self) -> bool:
+        return False
 
     def n_ctx(self) -> int:
         return N_CTX

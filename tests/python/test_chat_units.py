@@ -44,11 +44,15 @@ class FakeModel:
         self.script = script
         self.reason = reason
         self.n_tokens = 0
+        self.prompt_progress: Any = None
         self.seen: list[dict[str, Any]] = []
         self._n_ctx = n_ctx
 
     def n_ctx(self) -> int:
         return self._n_ctx
+
+    def cancel(self) -> bool:
+        return False
 
     def tokenize(self, text: bytes, add_bos: bool = True) -> list[int]:
         return [0] * len(text.split())

@@ -23,6 +23,10 @@ class ChatModel(Protocol):
     """The part of ``xquant_gguf.Llama`` that the chat uses."""
 
     n_tokens: int
+    prompt_progress: Callable[[int, int], None] | None
+
+    def cancel(self) -> bool:
+        """Stop the reply that another thread is making."""
 
     @property
     def kv_cache(self) -> KVCache:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -10,7 +9,9 @@ from enum import Enum
 from ..errors import ContextFullError
 from .conversation import Message
 from .model import ChatModel
+from .reading import ReadingLine
 from .sampling import Sampling
+from .work import Work
 
 
 class End(Enum):
@@ -43,10 +44,14 @@ def stream_reply(
     sampling: Sampling,
     write: Callable[[str], None],
     turn: int = 0,
+    reading: ReadingLine | None = None,
 ) -> Reply:
     """Generate a reply and hand each piece of text to ``write`` as it comes.
 
-    Ctrl-C ends the reply and keeps what has come so far.
+    Ctrl-C ends the reply, also while the prompt is read, and keeps what has come so far.
+
+    Args:
+        reading: shows how far the prompt is read.
 
     Raises:
         ContextFullError: the messages alone do not fit; nothing was generated.
@@ -54,13 +59,15 @@ def stream_reply(
     pieces: list[str] = []
     first_time = last_time = 0.0
     first_tokens: int | None = None
+    last_tokens = 0
     reason: str | None = None
     end: End | None = None
+    work = Work(llm, messages, sampling.keywords(turn), reading)
     try:
-        for chunk in llm.create_chat_completion(messages, stream=True, **sampling.keywords(turn)):
-            last_time = time.perf_counter()
+        while (made := work.next()) is not None:
+            chunk, last_tokens, last_time = made
             if first_tokens is None:
-                first_tokens, first_time = llm.n_tokens, last_time
+                first_tokens, first_time = last_tokens, last_time
             choice = chunk["choices"][0]
             reason = choice["finish_reason"] or reason
             piece = choice["delta"].get("content") or ""
@@ -73,12 +80,14 @@ def stream_reply(
         if not pieces:
             raise
         end = End.CONTEXT
-    tokens = 0 if first_tokens is None else llm.n_tokens - first_tokens + 1
+    finally:
+        work.stop()
+    tokens = 0 if first_tokens is None else last_tokens - first_tokens + 1
     if end is None:
         end = End.STOP
         if reason == "length":
             limit = sampling.max_tokens
             end = End.MAX_TOKENS if limit and tokens >= limit else End.CONTEXT
-            if llm.n_tokens + 1 >= llm.n_ctx():
+            if last_tokens + 1 >= llm.n_ctx():
                 end = End.CONTEXT
     return Reply("".join(pieces), end, tokens, last_time - first_time)

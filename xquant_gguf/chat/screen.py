@@ -51,6 +51,14 @@ class Screen:
         if self._wrap:
             self._wrap = WordWrap(self._out.width)  # the window may have another size by now
 
+    def passing(self, text: str) -> None:
+        """A line that the next text replaces, "" to remove it. On a terminal only."""
+        if self._err.is_terminal:
+            shown = Text(text)
+            shown.truncate(self._err.width - 1, overflow="ellipsis")
+            self._err.file.write(f"\r\x1b[2m{shown.plain}\x1b[0m\x1b[K" if text else "\r\x1b[K")
+            self._err.file.flush()
+
     def say(self, text: str) -> None:
         """Text that was asked for, such as a command's answer."""
         self._out.print(Text(clean(text)))

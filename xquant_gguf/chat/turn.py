@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import ContextFullError
 from . import figures, room
 from .commands import Chat
+from .reading import ReadingLine
 from .reply import End, Reply, stream_reply
 from .screen import Screen
 
@@ -70,7 +71,10 @@ def _reply_with_room(chat: Chat, text: str, screen: Screen) -> Reply | None:
         needed = f"{n_ctx} tokens"
         try:
             messages = conversation.without(out)
-            reply = stream_reply(chat.llm, messages, chat.sampling, write, conversation.turns)
+            reading = ReadingLine(screen.passing)
+            reply = stream_reply(
+                chat.llm, messages, chat.sampling, write, conversation.turns, reading
+            )
             if reply.text or reply.end is not End.CONTEXT:
                 return reply
         except ContextFullError as error:
