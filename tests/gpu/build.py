@@ -18,6 +18,8 @@ SOURCES = {
     "cuda-emulated": [*COMMON, GPU / "emulated/calls_cuda.cpp", *CUDA],
     "metal-emulated": [*COMMON, GPU / "emulated/calls_metal.cpp"],
 }
+DEVICE = "cuda-device"
+"""The host that runs kernel cases on a CUDA device (python/gpu); here it runs on the emulator."""
 FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fPIC"]
 METAL = ["-D__METAL_VERSION__=320", f"-I{HERE / 'shim'}", "-Wno-attributes", "-Wno-unknown-pragmas"]
 LIMIT = 600

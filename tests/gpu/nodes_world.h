@@ -49,16 +49,17 @@ struct world {
     std::function<void(ggml_cgraph *)> compute;
     ggml_context * ctx;
     std::vector<layer> layers;
-    int n_tiles, n_rows;
+    int n_layers, n_tiles, n_rows;
     std::mt19937 rng{7};
     std::vector<ggml_tensor *> outputs;
 
     // compute: runs a graph; else the backend does.
-    world(const scenario & s, ggml_backend_t backend, std::function<void(ggml_cgraph *)> compute = nullptr)
-        : s(s), backend(backend), compute(std::move(compute)), n_tiles((s.n_kv + XQ_TILE - 1)/XQ_TILE), n_rows(n_tiles*XQ_TILE) {
-        ctx = context();
+    world(const scenario & s, ggml_backend_t backend, std::function<void(ggml_cgraph *)> compute = nullptr, int n_layers = LAYERS)
+        : s(s), backend(backend), compute(std::move(compute)), n_layers(n_layers), n_tiles((s.n_kv + XQ_TILE - 1)/XQ_TILE),
+          n_rows(n_tiles*XQ_TILE) {
+        ctx = context(n_layers);
         std::vector<xq_layer_shape> shapes;
-        for (int il = 0; il < LAYERS; ++il) {
+        for (int il = 0; il < n_layers; ++il) {
             shapes.push_back({il, s.heads_kv, s.dk, s.dv, s.heads_kv*s.group});
         }
         for (const auto & plan : xq_make_plan(xq_config_parse(s.config), shapes)) {
@@ -68,7 +69,9 @@ struct world {
         ggml_backend_buffer_clear(buffer, 0);
     }
 
-    static ggml_context * context() { return ggml_init({64*ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true}); }
+    static ggml_context * context(int n_layers = LAYERS) {
+        return ggml_init({(size_t) 32*n_layers*ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true});
+    }
 
     void add_layer(const xq_layer_plan & plan) {
         layer l;

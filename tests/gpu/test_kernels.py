@@ -25,6 +25,7 @@ def kernel_tests(module: str, package: str = "kernels") -> dict[str, object]:
         f"test_{module}_{name[5:]}": test
         for name, test in found.items()
         if name.startswith("test_")
+        and callable(test)
         and {"impl", "strip_impl"} & set(inspect.signature(test).parameters)
     }
 
