@@ -235,6 +235,8 @@ def lay_out(args: argparse.Namespace, library: Path, out: Path) -> None:
     for path in sorted(library.glob("lib*.so")):
         shutil.copy(path.resolve(), out / "lib" / path.name)
         run(program("strip"), "--strip-unneeded", out / "lib" / path.name)
+    for path in brought(out / "lib"):
+        shutil.copy(path, out / "lib")
     if args.backend in ("cuda", "cpu"):
         build_kernels(args, out / "lib")
     copy_tree(ROOT / "xquant_gguf", out / "xquant_gguf", (".py", ".txt"))
@@ -252,6 +254,16 @@ def lay_out(args: argparse.Namespace, library: Path, out: Path) -> None:
     described = {"backend": args.backend, "arch": args.arch if args.backend == "cuda" else ""}
     described["commit"] = commit()
     (out / "bundle.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
+
+
+def brought(libraries: Path) -> Iterator[Path]:
+    """What a machine without a compiler may lack."""
+    linked = subprocess.run(
+        ["ldd", str(libraries / "libggml-cpu.so")], capture_output=True, text=True
+    ).stdout
+    for line in linked.splitlines():
+        if line.strip().startswith("libgomp"):
+            yield Path(line.partition("=>")[2].split()[0])
 
 
 def commit() -> str:

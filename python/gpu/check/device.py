@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from xquant_gguf import _native
@@ -37,14 +38,23 @@ def smi() -> dict[str, str]:
     program = tool("nvidia-smi")
     if not program:
         return {}
-    command = [program, f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
+    found = asked(program, FIELDS)
+    if found:
+        return found
+    for field in FIELDS:  # a driver that does not know one of them answers none
+        found.update(asked(program, (field,)))
+    return found
+
+
+def asked(program: str, fields: Sequence[str]) -> dict[str, str]:
+    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except subprocess.TimeoutExpired:
         return {}
-    if done.returncode != 0:
+    if done.returncode != 0 or not done.stdout:
         return {}
-    return dict(zip(FIELDS, (x.strip() for x in done.stdout.splitlines()[0].split(","))))
+    return dict(zip(fields, (x.strip() for x in done.stdout.splitlines()[0].split(","))))
 
 
 def attributes() -> dict[str, int]:
