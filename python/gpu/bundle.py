@@ -4,6 +4,7 @@
     bundle.py --out DIR                     CUDA, for one architecture (--arch 90)
     bundle.py --out DIR --vulkan            the same through Vulkan
     bundle.py --out DIR --backend cpu       no GPU at all: the dry run
+    bundle.py --out DIR --sources           no libraries: check.sh builds them there first
 
 DIR then holds check.sh, unpack.py, bundle.tar.xz, and models in parts of at most 45 MiB. The
 build tree (--build) is kept, and a second run compiles what changed. CUDA needs nvcc; where the
@@ -40,6 +41,9 @@ PART = 45 * MIB
 
 PACKAGES = ("llama-cpp-python", "diskcache", "jinja2", "markupsafe", "typing-extensions")
 TESTING = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
+UPSTREAM = "upstream"
+"""In a bundle of sources: llama.cpp, which the build patches as ever."""
+
 PROGRAMS = ("backend_check", "node_bench")
 TESTS = ("conftest.py", "comma_locale.py", "kernels", "oracle", "gpu")
 STUBS = {"cublas": "libcublas.so.13", "cuda": "libcuda.so.1"}
@@ -79,7 +83,9 @@ def cublas(toolkit: Path, build: Path) -> Path:
     """A folder with cublas_v2.h: the toolkit's, that of XQUANT_CUBLAS, or one fetched with pip."""
     here = build / "cublas"
     chosen = os.environ.get("XQUANT_CUBLAS")
-    for folder in ([Path(chosen)] if chosen else []) + [toolkit, here]:
+    packages = (Path(p, "nvidia") for p in sys.path)
+    brought = (folder for p in packages if p.is_dir() for folder in sorted(p.iterdir()))
+    for folder in (*([Path(chosen)] if chosen else ()), toolkit, *brought, here):
         if (folder / "include" / "cublas_v2.h").is_file():
             return folder / "include"
     say(f"no cublas_v2.h: {CUBLAS} from pip")
@@ -228,8 +234,8 @@ def copy_package(name: str, target: Path) -> None:
         shutil.copy(str(file.locate()), to)
 
 
-def lay_out(args: argparse.Namespace, library: Path, out: Path) -> None:
-    """Everything that is packed, in a folder."""
+def lay_out_binaries(args: argparse.Namespace, library: Path, out: Path) -> None:
+    """What is built, in a folder."""
     build_programs(args, library, out / "bin")
     (out / "lib").mkdir()
     for path in sorted(library.glob("lib*.so")):
@@ -239,6 +245,24 @@ def lay_out(args: argparse.Namespace, library: Path, out: Path) -> None:
         shutil.copy(path, out / "lib")
     if args.backend in ("cuda", "cpu"):
         build_kernels(args, out / "lib")
+
+
+def lay_out_sources(out: Path) -> None:
+    """What `--finish` builds from: the checkout without its documents, and llama.cpp as it is."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z"], check=True, capture_output=True, text=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if not name.startswith("docs/") and (ROOT / name).is_file():
+            to = out / "src" / name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, to)
+    prepare = [ROOT / "python/build/upstream.py", "prepare", "--stock"]
+    run(sys.executable, *prepare, "--tree", out / UPSTREAM)
+
+
+def lay_out_python(args: argparse.Namespace, out: Path) -> None:
+    """What need not be built."""
     copy_tree(ROOT / "xquant_gguf", out / "xquant_gguf", (".py", ".txt"))
     copy_tree(ROOT / "python/gpu/check", out / "check", (".py",))
     for name in TESTS:
@@ -253,7 +277,8 @@ def lay_out(args: argparse.Namespace, library: Path, out: Path) -> None:
         copy_package(package, out / "site")
     described = {"backend": args.backend, "arch": args.arch if args.backend == "cuda" else ""}
     described["commit"] = commit()
-    (out / "bundle.json").write_text(json.dumps(described) + "\n", encoding="utf-8")
+    text = json.dumps({**described, "sources": args.sources})
+    (out / "bundle.json").write_text(text + "\n", encoding="utf-8")
 
 
 def brought(libraries: Path) -> Iterator[Path]:
@@ -309,11 +334,26 @@ def smollm2() -> Path | None:
     return next((path for f in folders for path in Path(f).glob("*.gguf")), None)
 
 
+def finish(args: argparse.Namespace) -> None:
+    """On the machine: build what a bundle of sources lacks, into the unpacked bundle."""
+    unfinished = args.finish / "built.tmp"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    lay_out_binaries(args, build_libraries(args), unfinished)
+    for name in ("bin", "lib"):
+        shutil.rmtree(args.finish / name, ignore_errors=True)
+        (unfinished / name).rename(args.finish / name)
+    unfinished.rmdir()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path)
+    where.add_argument("--finish", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--sources", action="store_true", help="pack sources, no libraries")
     parser.add_argument("--backend", choices=("cuda", "vulkan", "cpu"), default="cuda")
     parser.add_argument("--vulkan", dest="backend", action="store_const", const="vulkan")
     parser.add_argument("--arch", default="90", help="of CUDA (90)")
@@ -326,13 +366,20 @@ def main() -> None:
     args = parser.parse_args()
     which = f"cuda-{args.arch}" if args.backend == "cuda" else args.backend
     args.build = (args.build or ROOT / "build" / f"gpu-{which}").resolve()
+    if args.finish:
+        finish(args)
+        return
     out: Path = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    library = build_libraries(args)
+    library = None if args.sources else build_libraries(args)
     folder = out / "unpacked.tmp"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    lay_out(args, library, folder)
+    lay_out_python(args, folder)
+    if library:
+        lay_out_binaries(args, library, folder)
+    else:
+        lay_out_sources(folder)
     archive = out / "bundle.tar.xz"
     pack(folder, archive)
     shutil.rmtree(folder)

@@ -29,12 +29,13 @@ def main() -> int:
     bundle = {**environment.bundle(), "quick": args.quick}
     out = args.start / args.out
     results = Results(out, bundle)
-    place = Place(bundle["backend"], args.quick, args.work, model_in(args.work))
+    place = Place(bundle["backend"], bundle["arch"], args.quick, args.work, model_in(args.work))
     variables = environment.variables()
-    os.environ["PATH"] = variables.get("PATH", os.defpath)
     steps = [step for name in args.stages or STAGES for step in STAGES[name](place)]
     if args.again:
         forget(results, steps)
+    elif not (environment.BUNDLE / "lib").exists():
+        forget(results, [step for step in steps if step.stage == "build"])
     clock = Clock(60 * args.minutes, QUICK_SECONDS if args.quick else SECONDS)
     try:
         run_all(steps, results, clock, variables, out / "gpu.log")

@@ -55,8 +55,10 @@ def variables() -> dict[str, str]:
     env = {key: os.environ[key] for key in keep if key in os.environ}
     python = [BUNDLE, BUNDLE / "tests", BUNDLE / "site"]
     libraries = [str(BUNDLE / "lib"), *library_folders(), env.get("LD_LIBRARY_PATH", "")]
+    programs = [env.get("PATH", os.defpath), *glob.glob(TOOLS[0])]
     return {
         **env,
+        "PATH": os.pathsep.join(programs),
         "PYTHONPATH": os.pathsep.join(map(str, python)),
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
         "XQUANT_GGUF_LIB": str(BUNDLE / "lib"),

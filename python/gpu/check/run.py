@@ -141,6 +141,10 @@ def _follow(
                 for line in marked:
                     _take(line[len(MARK) :], entry)
                 results.save()
+    if not late:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may close its output and go on
+            process.wait(max(deadline - time.monotonic(), 1))
+        late = process.poll() is None
     _kill(process)
     process.wait()
     return (tail + rest).decode("utf-8", "replace"), late

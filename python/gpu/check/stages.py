@@ -15,23 +15,30 @@ from xquant_gguf.stock import StockKV
 from .environment import BUNDLE, tool
 from .run import Step
 
-SECONDS = {"device": 30, "kernels": 110, "ggml": 110, "speed": 210, "sanitize": 60, "profile": 80}
-"""Of each stage, ten minutes in all."""
-
-QUICK_SECONDS = {
-    "device": 20,
-    "kernels": 40,
-    "ggml": 80,
-    "speed": 80,
-    "sanitize": 10,
-    "profile": 10,
+SECONDS = {
+    "build": 420,
+    "device": 30,
+    "kernels": 110,
+    "ggml": 110,
+    "speed": 210,
+    "sanitize": 60,
+    "profile": 80,
 }
+"""Of each stage: ten minutes in all, beside those of a build."""
+
+QUICK_SECONDS = {**SECONDS, "kernels": 40, "ggml": 80, "speed": 80}
 SEEN_BY_NOBODY = {"CUDA_VISIBLE_DEVICES": "-1", "GGML_VK_VISIBLE_DEVICES": ""}
 GRAPHS_OFF = {"GGML_CUDA_DISABLE_GRAPHS": "1"}
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 SANITISED = ("ranked keys", "streams")
 """Few rows and many, with all that storing and sealing do."""
+
+QUICK_CASES = (
+    "test_spans or test_pages or test_unbiased_unpack or test_rotate_twice or test_ranked_ties "
+    "or half_way or long_lists or many_rows and 64"
+)
+"""Each kernel, on the emulator in seconds."""
 
 CACHES = ("f16", "balanced", "q4_0", "q8_0", "quality", "tiny")
 """Most wanted first: time may end between any two."""
@@ -45,11 +52,12 @@ class Place:
     """Where and how the steps run.
 
     Attributes:
-        backend: cuda, vulkan or cpu. quick: the dry run's sizes.
+        backend: cuda, vulkan or cpu. arch: of CUDA. quick: the dry run's sizes.
         work: a folder for what need not be kept. model: of SmolLM2 or what stands in for it.
     """
 
     backend: str
+    arch: str
     quick: bool
     work: Path
     model: Path
@@ -69,6 +77,16 @@ def python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", f"check.{module}", *map(str, arguments)]
 
 
+def build(place: Place) -> Iterator[Step]:
+    """A bundle of sources has no libraries yet."""
+    packer = BUNDLE / "src/python/gpu/bundle.py"
+    if packer.exists():
+        options = [f"--finish={BUNDLE}", f"--backend={place.backend}", f"--arch={place.arch}"]
+        command = [sys.executable, str(packer), *options, f"--build={place.work / 'build'}"]
+        environment = {"XQUANT_LLAMA_CPP": str(BUNDLE / "upstream")}
+        yield Step("build", "build", command, 420, environment=environment)
+
+
 def device(place: Place) -> Iterator[Step]:
     yield Step("device", "device", python("device", place.backend), 25)
     size = 64 if place.quick else 2048
@@ -81,7 +99,7 @@ def kernels(place: Place) -> Iterator[Step]:
     options = ["attention: window"] if place.quick else []
     yield Step("groups", "kernels", python("kernels", "groups", where, *options), 60)
     workers = max(1, min(4, (os.cpu_count() or 1) - 1))
-    chosen = ["-k", "test_spans or test_pages or many_rows and 64"] if place.quick else []
+    chosen = ["-k", QUICK_CASES] if place.quick else []
     cases = python("kernels", "cases", workers, *chosen)
     there = (BUNDLE / "lib" / "cuda-device.so").exists()
     why = "" if there else f"the bundle for {place.backend} has no library of single kernels"
@@ -171,6 +189,7 @@ def balanced() -> str:
 
 
 STAGES = {
+    "build": build,
     "device": device,
     "kernels": kernels,
     "ggml": ggml,
