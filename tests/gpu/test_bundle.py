@@ -127,12 +127,12 @@ def test_a_kill_at_any_moment_loses_nothing(
     random_moments = random.Random(11)
     file = tmp_path / "out" / "gpu.json"
     kept: dict[str, Any] = {}
-    for _ in range(4):
+    for kills in range(1, 13):
         process = check("device", "ggml")
         deadline = time.monotonic() + 30
         while not file.exists() and time.monotonic() < deadline:
             time.sleep(0.05)  # unpacking, the first time
-        time.sleep(random_moments.uniform(0.2, 3))
+        time.sleep(random_moments.uniform(0.2, 1 + kills))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()  # returns once no step holds its end of the pipe
         steps = written(tmp_path)["steps"]
@@ -141,7 +141,9 @@ def test_a_kill_at_any_moment_loses_nothing(
         kept = {n: s for n, s in steps.items() if s["status"] in results.FINISHED}
         time.sleep(0.3)
         assert not running_in(tmp_path / "w")
-    assert kept
+        if kills >= 4 and len(kept) >= 3:
+            break
+    assert len(kept) >= 3
 
 
 def running_in(folder: Path) -> list[str]:
@@ -218,7 +220,7 @@ import os, time, pytest
 @pytest.mark.parametrize("n", range(3))
 def test_good(n): pass
 def test_bad(): assert 1 == 2, "wrong"
-def test_crash(): os.abort()
+def test_crash(): os.write(2, b"its last words"); os.abort()
 def test_hang(): time.sleep(99)
 def test_last(): pass
 """
@@ -241,6 +243,7 @@ def test_a_case_that_crashes_or_hangs_costs_no_other(
     why = {failed["case"]: failed["why"] for failed in last["failed"]}
     assert "wrong" in why["test_bad"]
     assert why["test_crash"].startswith("ended its process: -6")
+    assert why["test_crash"].endswith("its last words")
     assert why["test_hang"] == "did not come back in 6 s"
 
 

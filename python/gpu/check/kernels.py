@@ -20,6 +20,9 @@ from .environment import BUNDLE
 from .run import say
 
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+PLAINLY = ("-s", "-p", "no:faulthandler")
+"""What the kernels' host prints last is why it ended."""
+
 CASES = "tests/gpu/device_cases.py"
 PATIENCE = 60.0  # seconds for one case
 
@@ -70,7 +73,7 @@ class Worker(threading.Thread):
         environment = {**os.environ, "XQUANT_OUTCOMES": str(write), "XQUANT_TESTS": str(chosen)}
         with (self.folder / "printed.txt").open("wb") as printed:
             process = subprocess.Popen(
-                [*PYTEST, "-p", "check.outcomes", CASES],
+                [*PYTEST, *PLAINLY, "-p", "check.outcomes", CASES],
                 cwd=BUNDLE,
                 stdin=subprocess.DEVNULL,
                 stdout=printed,

@@ -12,31 +12,26 @@
 
 const char * const xq_emulated_name = "cuda-device";
 
-static std::string error;
-
 #if defined(__CUDACC__)
 namespace xq_emulator { // what api.cpp asks the emulator for
 
-const char * last_error() { return error.c_str(); }
-void clear_error() { error.clear(); }
+const char * last_error() { return ""; }
+void clear_error() {}
 void set_seed(uint32_t) {} // the device has an order of its own
 
 } // namespace xq_emulator
 #endif
 
-static void fail(const std::string & what) {
-    error = error.empty() ? what : error;
-#if !defined(__CUDACC__)
-    std::fprintf(stderr, "%s: %s\n", xq_emulated_name, what.c_str());
-    std::abort(); // the emulator has no place for an error that is not its own
-#endif
+// A device that has failed once fails every call that follows: the process ends, and whoever runs it starts another.
+static void fail(const char * what) {
+    std::fprintf(stderr, "%s: %s\n", xq_emulated_name, what);
+    std::abort();
 }
 
-static bool good(cudaError_t e) {
+static void good(cudaError_t e) {
     if (e != (cudaError_t) 0) {
         fail(cudaGetErrorString(e));
     }
-    return e == (cudaError_t) 0;
 }
 
 // The arrays of one launch in the device's memory, between margins of sentinels: what a kernel writes outside the arrays that it is
@@ -54,17 +49,14 @@ class arrays {
 
     template <class F> void run(F && launch) {
         void * memory = nullptr;
-        if (!good(cudaMalloc(&memory, bytes_.size()))) {
-            return;
-        }
+        good(cudaMalloc(&memory, bytes_.size()));
         base_ = (uint8_t *) memory;
-        if (!good(cudaMemcpy(base_, bytes_.data(), bytes_.size(), cudaMemcpyHostToDevice)) || !good(launch()) || !good(cudaDeviceSynchronize())) {
-            return;
-        }
+        good(cudaMemcpy(base_, bytes_.data(), bytes_.size(), cudaMemcpyHostToDevice));
+        good(launch());
+        good(cudaDeviceSynchronize());
         std::vector<uint8_t> after(bytes_.size());
-        if (good(cudaMemcpy(after.data(), base_, after.size(), cudaMemcpyDeviceToHost))) {
-            look(after);
-        }
+        good(cudaMemcpy(after.data(), base_, after.size(), cudaMemcpyDeviceToHost));
+        look(after);
     }
 
   private:
