@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ClosedError,
         ConfigError,
         ContextFullError,
+        ForkError,
         LibraryError,
         ModelFileError,
         OutOfMemoryError,
@@ -49,6 +50,7 @@ _HOME = {
     "SessionFileError": "errors",
     "PromptError": "errors",
     "ClosedError": "errors",
+    "ForkError": "errors",
     "CancelledError": "errors",
     "SupersededError": "errors",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "ContextFullError",
+    "ForkError",
     "KVCache",
     "LibraryError",
     "Llama",

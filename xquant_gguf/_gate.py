@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
+from . import _fork
 from .errors import CancelledError, ClosedError, SupersededError
 
 
@@ -77,6 +78,7 @@ class Gate:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """A call that changes the context: in the turn that this thread has, or in its own."""
+        _fork.check()  # a lock may have been held by a thread that is not here
         with self._changed:
             owner, me = self._owner, threading.get_ident()
             nested = owner is not None and owner.thread == me
@@ -123,6 +125,7 @@ class Gate:
         Returns:
             Whether there was one.
         """
+        _fork.check()
         with self._changed:
             owner = self._owner
             if owner is None or (turn is not None and owner is not turn):
@@ -136,6 +139,8 @@ class Gate:
 
     def release(self, turn: Turn) -> None:
         """Give the turn back."""
+        if _fork.forked():
+            return
         with self._changed:
             turn.taken = False
             if self._owner is turn:
@@ -145,8 +150,12 @@ class Gate:
     def close(self, free: Callable[[], None]) -> None:
         """Stop what runs, wait for it, then call ``free``, once.
 
-        In a call of the same thread (a callback) that happens when the call has ended.
+        In a call of the same thread (a callback) that happens when the call has ended. In a fork of
+        the process nothing is freed: it is the parent's.
         """
+        if _fork.forked():
+            self._closing = True
+            return
         with self._changed:
             if not self._closing:
                 self._closing, self._free = True, free
@@ -164,6 +173,7 @@ class Gate:
             free()
 
     def _enter(self) -> None:
+        _fork.check()
         me = threading.get_ident()
         with self._changed:
             if self._closing:
@@ -181,6 +191,7 @@ class Gate:
                 self._changed.notify_all()
 
     def _take(self, turn: Turn) -> None:
+        _fork.check()
         me = threading.get_ident()
         with self._changed:
             while True:

@@ -90,10 +90,16 @@ class Native:
         return [name for name in (text or "").split(",") if name]
 
     def cpu_implementations(self) -> list[str]:
-        """Names of the CPU kernels of this machine; the first one is in use."""
+        """Names of the CPU kernels of this machine; the first one is in use.
+
+        Raises:
+            ConfigError: XQUANT_CPU names none of them.
+        """
         if not self.packed:
             return []
         text = _read_text(lambda buf, size: int(self.lib.xq_cpu_implementations(buf, size)))
+        if text is None:
+            raise ConfigError.from_native(self.last_error())
         return [name for name in (text or "").split(",") if name]
 
     def abort_when(self, ctx: int, flag: ctypes.c_int) -> None:

@@ -102,6 +102,10 @@ class ClosedError(XQuantError):
     """The model was closed, before the call or while it ran."""
 
 
+class ForkError(XQuantError, RuntimeError):
+    """The process was forked from one that had loaded a model; no model works in it."""
+
+
 class CancelledError(XQuantError):
     """``cancel()`` stopped the call; the model can be used again at once."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _native, memory, saved_state
+from . import _fork, _native, memory, saved_state
 from ._checkpoints import DEFAULT_BYTES, Checkpoints
 from ._completing import Completing, QuietDiskCache
 from ._failures import explain, last_reason
@@ -83,6 +83,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         UnsupportedModelError: this model cannot be run, or not with this cache.
         OutOfMemoryError: the cache does not fit into memory.
         LibraryError: the loaded library has no packed cache.
+        ForkError: the process was forked from one that had loaded a model.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         **kwargs: Any,
     ) -> None:
         given = locals()
+        _fork.loading()
         auto = resolve_auto(kv, model_path)
         self._kv = resolve_kv(auto, **{name: given[name] for name in FLAGS})
         kwargs = {"verbose": False, **checked_keywords(self._kv, kwargs, _STOCK_KEYWORDS)}

@@ -61,7 +61,10 @@ int xq_ggml_type(void) { return GGML_TYPE_XQ; }
 
 int xq_config_set(const char * text) {
     try {
-        xq_set_error("");
+        xq_set_error(text ? xq_cpu_refusal() : "");
+        if (!xq_error().empty()) {
+            return -1;
+        }
         xq_config_set_thread(text);
         return 0;
     } catch (const std::exception & e) {
@@ -106,6 +109,10 @@ bool xq_abort_if(void * data) {
 }
 
 int xq_cpu_implementations(char * buf, int size) {
+    if (!xq_cpu_refusal().empty()) {
+        xq_set_error(xq_cpu_refusal());
+        return -1;
+    }
     const xq_cpu_kernels * list[8];
     const int n = xq_cpu_list(list, 8);
     std::string text = xq_cpu().name;

@@ -38,7 +38,8 @@ XQ_API int xq_report(const struct llama_context * ctx, char * buf, int size);
 // llama_model_params.no_alloc nothing is allocated, and these are the bytes that would be. Returns as xq_report.
 XQ_API int xq_memory(const struct llama_context * ctx, char * buf, int size);
 
-// Names of the CPU implementations that run here, comma separated, the one in use first. Returns as xq_report.
+// Names of the CPU implementations that run here, comma separated, the one in use first. Returns as xq_report; -1 with
+// xq_last_error() if XQUANT_CPU names none of them.
 XQ_API int xq_cpu_implementations(char * buf, int size);
 
 // Names of the GPU backends of this build that have packed kernels ("CUDA"), comma separated; with others a KV cache on a

@@ -3,6 +3,7 @@
 #include "cache/cache.h"
 #include "graph/nodes.h"
 #include "kernels/cpu/attend.h"
+#include "kernels/cpu/kernels.h"
 
 #include "llama-hparams.h"
 #include "llama-impl.h"
@@ -54,6 +55,9 @@ ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, ggml_backend_s
                             const llama_hparams & hparams, int il, ggml_tensor * q, ggml_tensor * k_cur, ggml_tensor * v_cur,
                             ggml_tensor * k_idxs, ggml_tensor * table, ggml_tensor * mask, ggml_tensor * sinks,
                             ggml_tensor * kq_b, float kq_scale) {
+    if (!xq_cpu_refusal().empty()) { // the first graph is built while a context is created
+        refuse(xq_cpu_refusal());
+    }
     const xq_layer * layer = cache.find(il);
     if (kq_b || !layer || mask->type != GGML_TYPE_F16) {
         xq_refuse_view(il);

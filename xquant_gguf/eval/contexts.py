@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _native
+from .. import _fork, _native
 from .._log import captured
 from .._rewind import keeps_whole_windows, rewind
 from ..config import XQuantConfig
@@ -35,6 +35,7 @@ class Model:
     """
 
     def __init__(self, path: str, *, gpu_layers: int = 0, dry: bool = False) -> None:
+        _fork.loading()
         self.info = read_header(path)
         self.path = path
         self.native = _native.load()
@@ -119,6 +120,7 @@ class Context:
         swa_full: bool | None = None,
         flash_attn: bool = True,
     ) -> None:
+        _fork.check()
         api = model.api
         self.model, self.kv, self.n_ctx, self.n_batch = model, kv, n_ctx, batch
         params = api.llama_context_default_params()
@@ -191,6 +193,7 @@ class Context:
         Raises:
             ContextFullError: the tokens do not fit.
         """
+        _fork.check()
         api = self.model.api
         out = []
         for start in range(0, len(tokens), self.n_batch):

@@ -9,6 +9,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 #if XQ_HAVE_AVX_VNNI
 static bool has_avx_vnni() { // by leaf 7.1: compilers learnt its name late
@@ -89,17 +90,46 @@ int xq_cpu_list(const xq_cpu_kernels ** out, int max) {
     return n;
 }
 
+// The implementation of that name among those that run here, or null.
+static const xq_cpu_kernels * named(const char * name) {
+    const xq_cpu_kernels * list[8];
+    const int n = xq_cpu_list(list, 8);
+    for (int i = 0; i < n; ++i) {
+        if (std::strcmp(list[i]->name, name) == 0) {
+            return list[i];
+        }
+    }
+    return nullptr;
+}
+
+static const char * wanted() {
+    const char * name = std::getenv("XQUANT_CPU");
+    return name && *name ? name : nullptr;
+}
+
 const xq_cpu_kernels & xq_cpu() {
     static const xq_cpu_kernels & chosen = []() -> const xq_cpu_kernels & {
-        const xq_cpu_kernels * list[8];
-        const int n = xq_cpu_list(list, 8);
-        const char * want = std::getenv("XQUANT_CPU");
-        for (int i = 0; want && i < n; ++i) {
-            if (std::strcmp(list[i]->name, want) == 0) {
-                return *list[i];
-            }
-        }
-        return *list[0];
+        const xq_cpu_kernels * found = wanted() ? named(wanted()) : nullptr;
+        const xq_cpu_kernels * best[8];
+        xq_cpu_list(best, 8);
+        return found ? *found : *best[0];
     }();
     return chosen;
+}
+
+const std::string & xq_cpu_refusal() {
+    static const std::string why = [] {
+        if (!wanted() || named(wanted())) {
+            return std::string();
+        }
+        const xq_cpu_kernels * list[8];
+        const int n = xq_cpu_list(list, 8);
+        std::string names;
+        for (int i = 0; i < n; ++i) {
+            names += (i ? ", " : "") + std::string(list[i]->name);
+        }
+        return "xquant: XQUANT_CPU must name kernels that run on this machine: " + names + "; got '" + wanted() +
+               "'; correct it, or unset it for the best ones";
+    }();
+    return why;
 }

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 constexpr int   XQ_MAX_HEAD_DIM = 256;  // rows of the longest strip
 constexpr int   XQ_MOST_ROWS    = 64;   // query rows that key_scores takes
@@ -114,3 +115,6 @@ int xq_cpu_list(const xq_cpu_kernels ** out, int max);
 
 // The implementation in use: the best one, or the one that the environment variable XQUANT_CPU names.
 const xq_cpu_kernels & xq_cpu();
+
+// Why XQUANT_CPU cannot be followed, or "": packed contexts are refused then, so that nothing runs that was not asked for.
+const std::string & xq_cpu_refusal();
