@@ -74,6 +74,25 @@ def test_the_time_that_is_left_goes_on_between_reports() -> None:
     assert "0 s left" in reading.text(reading._told_at + 999)
 
 
+class Stuttering(FakeModel):
+    """Waits between two pieces."""
+
+    def create_chat_completion(self, messages: Any, **kwargs: Any) -> Iterator[Any]:
+        time.sleep(1.0)
+        for chunk in super().create_chat_completion(messages, **kwargs):
+            yield chunk
+            time.sleep(0.4)
+
+
+def test_the_line_never_comes_back_into_the_reply() -> None:
+    shown: list[str] = []
+    llm: Any = Stuttering("a", "b")
+    reply = stream_reply(llm, [], Sampling(), shown.append, 0, ReadingLine(shown.append))
+    assert reply.text == "ab"
+    assert shown[0].startswith("reading")
+    assert shown[shown.index("") :] == ["", "a", "b"]
+
+
 def test_what_is_read_at_once_shows_nothing() -> None:
     shown: list[str] = []
     messages = Conversation().messages

@@ -11,12 +11,12 @@ import pytest
 from test_chat_units import REPORT, run_loop
 
 from xquant_gguf.chat import commands
-from xquant_gguf.chat.commands import Chat
 from xquant_gguf.chat.conversation import Conversation
 from xquant_gguf.chat.reply import End, Reply
 from xquant_gguf.chat.sampling import Sampling
 from xquant_gguf.chat.screen import Screen
 from xquant_gguf.chat.session_file import Fingerprint
+from xquant_gguf.chat.state import Chat
 from xquant_gguf.chat.turn import take_turn
 from xquant_gguf.errors import ContextFullError
 from xquant_gguf.kv_cache import KVCache, packed_snapshot

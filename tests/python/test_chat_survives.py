@@ -14,8 +14,8 @@ from test_chat_units import FakeModel, ask, chat_with
 
 from xquant_gguf.chat import commands, figures, repl, session_file
 from xquant_gguf.chat.arguments import parse
-from xquant_gguf.chat.commands import Chat
 from xquant_gguf.chat.screen import Screen
+from xquant_gguf.chat.state import Chat
 from xquant_gguf.config import FLAGS, PRESETS, XQuantConfig, parse_setting
 from xquant_gguf.errors import ConfigError, ModelFileError
 from xquant_gguf.kv_cache import packed_snapshot

@@ -13,12 +13,12 @@ import pytest
 
 from xquant_gguf.chat import commands, figures, repl, session_file
 from xquant_gguf.chat.arguments import parse
-from xquant_gguf.chat.commands import Chat
 from xquant_gguf.chat.conversation import Conversation
 from xquant_gguf.chat.reply import End, Reply
 from xquant_gguf.chat.sampling import Sampling
 from xquant_gguf.chat.screen import Screen, clean
 from xquant_gguf.chat.session_file import Fingerprint
+from xquant_gguf.chat.state import Chat
 from xquant_gguf.chat.turn import take_turn
 from xquant_gguf.chat.wrap import WordWrap
 from xquant_gguf.config import XQuantConfig
@@ -213,7 +213,7 @@ def test_history_is_kept_in_the_state_folder(
 def test_commands_are_all_explained_and_unknown_ones_refused() -> None:
     chat = chat_with(FakeModel())
     text = commands.run("/help", chat).text
-    for name in commands._ACTIONS:
+    for name in commands.COMMANDS:
         assert name in text
     wrong = commands.run("/halp", chat)
     assert wrong.failed
@@ -263,9 +263,9 @@ def talked() -> Chat:
 
 def test_save_and_load_bring_everything_back(talked: Chat, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    assert "saved 1 turns" in commands.run(f"/save {file}", talked).text
+    assert "saved 1 turn" in commands.run(f"/save {file}", talked).text
     other = chat_with(FakeModel(), kv_text="k_bits=2")
-    assert commands.run(f"/load {file}", other).text == "loaded 1 turns"
+    assert commands.run(f"/load {file}", other).text == "loaded 1 turn"
     assert other.conversation == talked.conversation
     assert other.sampling == talked.sampling
     assert os.listdir(tmp_path) == ["a.json"]

@@ -22,7 +22,7 @@ from xquant_gguf import _files
 from xquant_gguf._files import BadJson, check_writable, parse_json, read_json, write_whole
 from xquant_gguf._measuring import check_output, check_plot, write_json
 from xquant_gguf.chat import commands, session_file
-from xquant_gguf.chat.commands import Chat
+from xquant_gguf.chat.state import Chat
 from xquant_gguf.config import XQuantConfig
 from xquant_gguf.errors import ConfigError, SessionFileError
 from xquant_gguf.eval.resume import Pieces

@@ -8,16 +8,16 @@ import warnings
 from collections.abc import Sequence
 
 from .._demo import demo_path
-from ..config import XQuantConfig
 from ..errors import ConfigError, XQuantError, unexpected
-from ..gguf_header import ModelInfo, read_header
+from ..gguf_header import read_header
 from . import figures, model, template
 from .arguments import Options, parse
-from .commands import Chat
 from .conversation import Conversation
+from .opening import Opener, context, kv_text
 from .repl import chat_loop, plain_reader, terminal_reader
 from .screen import Screen, clean
 from .session_file import Fingerprint
+from .state import Chat
 from .turn import take_turn
 
 
@@ -53,40 +53,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: Options) -> int:
     path = demo_path() if options.demo else options.model
     info = read_header(path) if path else None
-    n_ctx = _context(options, info)
+    n_ctx = context(options, path, info)
     if options.show_config:
         print(figures.as_text(figures.config_rows(options.kv_name, options.kv, info, n_ctx)))
         return 0
     assert path is not None and info is not None and n_ctx is not None
     prompt = _one_prompt(options)
     screen = Screen(notes_on_stderr=prompt is not None)
-    chat_template = template.chosen(options.chat_template)
-    llm = model.load(
-        path,
-        options.kv,
-        n_ctx=n_ctx,
-        threads=options.threads,
-        gpu_layers=options.gpu_layers,
-        verbose=options.verbose,
-    )
-    if chat_template is not None:
-        template.put_into(llm, chat_template)
-    kv = options.kv
+    opener = Opener(options, path, n_ctx)
     chat = Chat(
-        llm=llm,
+        llm=opener.load(),
         model=Fingerprint.of(path),
         conversation=Conversation(options.system),
         sampling=options.sampling,
-        kv_text=kv.to_text() if isinstance(kv, XQuantConfig) else kv.name,
+        kv_text=kv_text(options.kv),
+        open_model=opener.again,
     )
     if info.n_ctx_train and n_ctx > info.n_ctx_train:
         screen.note(
             f"[--ctx {n_ctx} is longer than the {info.n_ctx_train} tokens this model was made for]"
         )
     for note in (
-        template.note(llm, chat_template),
+        template.note(chat.llm, opener.template),
         model.gpu_note(options.gpu_layers),
-        figures.larger_than_f16(llm.kv_cache.snapshot()),
+        figures.larger_than_f16(chat.llm.kv_cache.snapshot()),
     ):
         if note:
             screen.note(note)
@@ -105,14 +95,6 @@ def _answer_once(chat: Chat, prompt: str, screen: Screen) -> int:
     if reply is None:
         return 1
     return 130 if reply.end is End.INTERRUPTED else 0
-
-
-def _context(options: Options, info: ModelInfo | None) -> int | None:
-    if info is None:
-        return options.ctx
-    if options.ctx == 0:
-        return info.n_ctx_train or model.DEFAULT_CTX
-    return options.ctx or model.default_ctx(info)
 
 
 def _one_prompt(options: Options) -> str | None:

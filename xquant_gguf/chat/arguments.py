@@ -98,7 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--chat-template", metavar="T", help="llama_cpp's chat format of this name, or a Jinja file"
     )
-    add("--ctx", type=int, metavar="N", help="context in tokens, 0 for all the model was made for")
+    length = (
+        "context in tokens, 0 for the model's own (default: of it, what fits into a quarter of "
+    )
+    add("--ctx", type=int, metavar="N", help=length + "the free memory)")
     add("--threads", type=int, metavar="N", help="CPU threads")
     add("--gpu-layers", type=int, metavar="N", default=0, help="layers on the GPU, -1 for all")
     add("--show-config", action="store_true", help="print the cache settings and leave")

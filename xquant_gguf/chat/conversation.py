@@ -55,6 +55,13 @@ class Conversation:
         text, self.waiting = self.waiting or "", None
         return text
 
+    def take_back(self) -> tuple[str, str]:
+        """Remove the last turn, and return what was asked and answered."""
+        answer, asked = self.messages.pop(), self.messages.pop()
+        self.held = None
+        self.forgotten = min(self.forgotten, self.turns)
+        return asked["content"], answer["content"]
+
     def clear(self) -> None:
         """Forget all messages; the system prompt stays."""
         self.messages.clear()

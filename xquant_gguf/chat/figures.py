@@ -112,6 +112,17 @@ def config_rows(
     return rows
 
 
+def turns(count: int) -> str:
+    """A number of turns in words."""
+    return "1 turn" if count == 1 else f"{count} turns"
+
+
+def shortened(text: str, most: int = 40) -> str:
+    """The beginning of a text, in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
 def as_text(rows: Rows) -> str:
     """Rows as aligned plain text."""
     width = max(len(label) for label, _ in rows)

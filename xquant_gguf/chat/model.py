@@ -16,7 +16,7 @@ from ..kv_cache import KVCache
 from ..stock import StockKV
 
 DEFAULT_CTX = 8192
-"""Longest context that is chosen without being asked for, in tokens."""
+"""Context of models whose own length, or what fits, is unknown, in tokens."""
 
 
 class ChatModel(Protocol):
@@ -27,6 +27,9 @@ class ChatModel(Protocol):
 
     def cancel(self) -> bool:
         """Stop the reply that another thread is making."""
+
+    def close(self) -> None:
+        """Free the model."""
 
     @property
     def kv_cache(self) -> KVCache:
@@ -44,7 +47,7 @@ class ChatModel(Protocol):
 
 
 def default_ctx(info: ModelInfo) -> int:
-    """The context a model is loaded with unless another is asked for, in tokens."""
+    """The context where it is unknown how much fits, in tokens."""
     return min(info.n_ctx_train or DEFAULT_CTX, DEFAULT_CTX)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import XQuantError, unexpected
-from . import commands
-from .commands import Chat
+from . import basics, commands
+from .conversation import Message
 from .keyboard import silent_keyboard
 from .screen import Screen
+from .state import Chat, Result
 from .turn import take_turn
 
 _ADVICE = (
@@ -63,18 +65,22 @@ def _loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
         draft = below = ""
         if not line.strip():
             continue
+        message, kept = line.strip(), list(chat.conversation.messages)
         if commands.is_command(line):
             result = commands.run(line, chat)
             if result.leave:
                 return
-            (screen.error if result.failed else screen.say)(result.text)
-            continue
+            _show(result, screen)
+            draft, message = result.draft, result.send
+            if not message:
+                continue
         turns = chat.conversation.turns
         try:
             with silent_keyboard():
-                reply, draft = take_turn(chat, line.strip(), screen, status=True)
+                reply, draft = take_turn(chat, message, screen, status=True)
         except KeyboardInterrupt:
             draft = line
+            _put_back(chat, turns, kept)
             continue
         except Exception as error:
             if isinstance(error, XQuantError):
@@ -82,9 +88,27 @@ def _loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
             else:
                 screen.error(f"there is no reply: {unexpected(error)}; {_ADVICE}")
             draft = line if chat.conversation.turns == turns else ""
+            _put_back(chat, turns, kept)
             continue
-        if reply is None:
+        _put_back(chat, turns, kept)
+        if commands.is_command(line):
+            draft = ""  # it is as easily typed again
+        if reply is None and draft:
             below = _KEPT  # a long message on the line pushes the error out of sight
+
+
+def _show(result: Result, screen: Screen) -> None:
+    screen.conversation(result.messages)
+    if result.text:
+        (screen.error if result.failed else screen.say)(result.text)
+    if result.copy:
+        screen.copy(result.copy)
+
+
+def _put_back(chat: Chat, turns: int, kept: list[Message]) -> None:
+    """A turn that a command took away comes back if no other one took its place."""
+    if chat.conversation.turns == turns and len(kept) > len(chat.conversation.messages):
+        chat.conversation.messages = kept
 
 
 def _rescue(chat: Chat, screen: Screen) -> None:
@@ -94,7 +118,7 @@ def _rescue(chat: Chat, screen: Screen) -> None:
     with contextlib.suppress(Exception):
         folder = _state_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        path = commands.save(chat, folder / f"rescued-{time.strftime('%Y%m%d-%H%M%S')}.json")
+        path = basics.save(chat, folder / f"rescued-{time.strftime('%Y%m%d-%H%M%S')}.json")
         screen.error(f"the chat ends here; it is kept: /load {path}")
 
 
@@ -126,7 +150,7 @@ def terminal_reader() -> ReadLine:
         key_bindings=keys,
         multiline=True,
         prompt_continuation=lambda width, number, wrapped: "." * (width - 1) + " ",
-        completer=WordCompleter([name.split()[0] for name in commands.HELP], sentence=True),
+        completer=WordCompleter(commands.names(), sentence=True),
         complete_while_typing=False,
     )
 
@@ -138,8 +162,15 @@ def terminal_reader() -> ReadLine:
 
 
 def plain_reader() -> ReadLine:
-    """Standard input as it is, for a terminal whose output goes elsewhere."""
-    return lambda draft, below: input()
+    """Standard input as it is, for a terminal whose output goes elsewhere; prompts go beside it."""
+
+    def read(draft: str, below: str) -> str:
+        for text in (f"{below}\n" if below else "", ">>> "):
+            sys.stderr.write(text)
+        sys.stderr.flush()
+        return input()
+
+    return read
 
 
 def history_file() -> Path | None:

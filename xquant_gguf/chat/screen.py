@@ -5,12 +5,14 @@ On a terminal notes are dimmed and errors red; elsewhere all is plain text.
 
 from __future__ import annotations
 
+import base64
 import sys
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
-from .wrap import WordWrap
+from .markdown import MarkdownStream
 
 _KEPT = "\n\t"
 
@@ -30,7 +32,8 @@ class Screen:
     def __init__(self, *, notes_on_stderr: bool = False) -> None:
         self._out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self._err = Console(soft_wrap=True, highlight=False, markup=False, emoji=False, stderr=True)
-        self._wrap = WordWrap(self._out.width) if self._out.is_terminal else None
+        plain = not self._out.is_terminal or self._out.is_dumb_terminal
+        self._reply = None if plain else MarkdownStream(lambda: self._out.width)
         self._notes = self._err if notes_on_stderr else self._out
 
     @property
@@ -39,17 +42,24 @@ class Screen:
         return sys.stdin.isatty() and self._out.is_terminal
 
     def write(self, piece: str) -> None:
-        """A piece of a reply, at once."""
+        """A piece of a reply, at once. On a terminal its Markdown is shown as styles."""
         text = clean(piece)
-        sys.stdout.write(self._wrap.feed(text) if self._wrap else text)
+        sys.stdout.write(self._reply.feed(text) if self._reply else text)
         sys.stdout.flush()
 
     def end_line(self) -> None:
         """End the reply's last line."""
-        sys.stdout.write((self._wrap.flush() if self._wrap else "") + "\n")
+        sys.stdout.write((self._reply.flush() if self._reply else "") + "\n")
         sys.stdout.flush()
-        if self._wrap:
-            self._wrap = WordWrap(self._out.width)  # the window may have another size by now
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> None:
+        """What was said so far, as it was shown then."""
+        for message in messages:
+            if message["role"] == "user":
+                self.note(f">>> {message['content']}")
+            else:
+                self.write(message["content"])
+                self.end_line()
 
     def passing(self, text: str) -> None:
         """A line that the next text replaces, "" to remove it. On a terminal only."""
@@ -59,14 +69,22 @@ class Screen:
             self._err.file.write(f"\r\x1b[2m{shown.plain}\x1b[0m\x1b[K" if text else "\r\x1b[K")
             self._err.file.flush()
 
+    def copy(self, text: str) -> None:
+        """Put text into the clipboard, by the terminal's own means (OSC 52)."""
+        if self._out.is_terminal:
+            data = base64.b64encode(text.encode("utf-8", "replace")).decode()
+            sys.stdout.write(f"\x1b]52;c;{data}\a")
+            sys.stdout.flush()
+
     def say(self, text: str) -> None:
         """Text that was asked for, such as a command's answer."""
-        self._out.print(Text(clean(text)))
+        self._out.print(Text(clean(text)), soft_wrap=not self._out.is_terminal)
 
     def note(self, text: str) -> None:
         """A remark about the chat."""
-        self._notes.print(Text(clean(text), style="dim"))
+        self._notes.print(Text(clean(text), style="dim"), soft_wrap=not self._notes.is_terminal)
 
     def error(self, text: str) -> None:
         """One line about something that did not work."""
-        self._err.print(Text(f"error: {clean(text)}", style="red"))
+        line = Text(f"error: {clean(text)}", style="red")
+        self._err.print(line, soft_wrap=not self._err.is_terminal)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..errors import ContextFullError
 from . import figures, room
-from .commands import Chat
 from .reading import ReadingLine
 from .reply import End, Reply, stream_reply
 from .screen import Screen
+from .state import Chat
 
 
 def take_turn(chat: Chat, text: str, screen: Screen, *, status: bool) -> tuple[Reply | None, str]:
@@ -73,7 +73,7 @@ def _reply_with_room(chat: Chat, text: str, screen: Screen) -> Reply | None:
             messages = conversation.without(out)
             reading = ReadingLine(screen.passing)
             reply = stream_reply(
-                chat.llm, messages, chat.sampling, write, conversation.turns, reading
+                chat.llm, messages, chat.sampling, write, conversation.turns + chat.again, reading
             )
             if reply.text or reply.end is not End.CONTEXT:
                 return reply

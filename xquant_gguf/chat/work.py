@@ -57,6 +57,7 @@ class Work:
                     self._reading.tick()
         if self._reading:
             self._reading.clear()
+            self._reading = None  # from here on the reply is shown
         if isinstance(made, BaseException):
             raise made
         return made  # type: ignore[no-any-return]
