@@ -10,6 +10,7 @@ from .gguf_header import ModelInfo
 from .stock import StockKV
 
 _MIB = 1024 * 1024
+_ALL_WINDOWS = "nothing is packed: every attention layer has a sliding window, which stays in f16"
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class CacheSnapshot:
     """One reading of a cache. All ``bytes_`` fields are bytes allocated, ``_bits`` bits an element.
 
     Attributes:
-        kind: ``"packed"`` or the stock ggml type, for example ``"f16"`` or ``"q8_0"``.
+        kind: ``"packed"`` or the stock ggml type, for example ``"f16"`` or ``"q8_0"``; ``"none"``
+            where a packed cache was asked for and the model has no keys and values to keep.
         tokens: tokens held now. n_ctx: tokens it can hold.
         bytes_codes, bytes_scales: packed payload, and scales with zero points.
         bytes_residual: full-precision pages (window and sink).
@@ -28,6 +30,8 @@ class CacheSnapshot:
             a packed token. allocated_bits: everything allocated, spread over ``n_ctx``.
         layers: the plan, one mapping a layer.
         config: the settings as text, "" for a stock cache.
+        bytes_recurrent: recurrent states beside the cache, which nothing packs.
+        note: why nothing was packed, "" if something was.
     """
 
     kind: str
@@ -44,10 +48,12 @@ class CacheSnapshot:
     allocated_bits: float
     layers: tuple[Mapping[str, Any], ...]
     config: str
+    bytes_recurrent: int = 0
+    note: str = ""
 
     @property
     def bytes_total(self) -> int:
-        """Bytes of the cache itself: everything but ``bytes_scratch``."""
+        """Bytes of the cache itself: everything but ``bytes_scratch`` and ``bytes_recurrent``."""
         return self.bytes_codes + self.bytes_scales + self.bytes_residual + self.bytes_unpacked
 
 
@@ -123,12 +129,16 @@ class KVCache:
             f"<KVCache {now.kind}: {now.tokens} of {now.n_ctx} tokens, "
             f"{now.bytes_total / _MIB:.1f} MiB (f16 {now.bytes_f16 / _MIB:.1f} MiB), "
             f"{now.code_bits:.2f} code bits, {now.true_bits:.2f} true bits, "
-            f"{len(now.layers)} layers>"
+            f"{len(now.layers)} layers{f'; {now.note}' if now.note else ''}>"
         )
 
 
-def packed_snapshot(report: Mapping[str, Any]) -> CacheSnapshot:
-    """Translate the JSON report of the C API (``xq_report``)."""
+def packed_snapshot(report: Mapping[str, Any], *, recurrent: int = 0) -> CacheSnapshot:
+    """Translate the JSON report of the C API (``xq_report``).
+
+    Args:
+        recurrent: bytes of recurrent states.
+    """
     sizes = report["bytes"]
     return CacheSnapshot(
         kind="packed",
@@ -145,6 +155,33 @@ def packed_snapshot(report: Mapping[str, Any]) -> CacheSnapshot:
         allocated_bits=report["allocated_bits"],
         layers=tuple(report["layers"]),
         config=report.get("config", ""),
+        bytes_recurrent=recurrent,
+        note="" if report["layers"] else _ALL_WINDOWS,
+    )
+
+
+def empty_snapshot(
+    info: ModelInfo, config: str, *, n_ctx: int, tokens: int, recurrent: int
+) -> CacheSnapshot:
+    """Of a model that keeps no keys and values, whatever cache it was given."""
+    why = "its states are recurrent" if recurrent else "it reads a text as a whole"
+    return CacheSnapshot(
+        kind="none",
+        tokens=tokens,
+        n_ctx=n_ctx,
+        bytes_codes=0,
+        bytes_scales=0,
+        bytes_residual=0,
+        bytes_unpacked=0,
+        bytes_scratch=0,
+        bytes_f16=0,
+        code_bits=0.0,
+        true_bits=0.0,
+        allocated_bits=0.0,
+        layers=(),
+        config=config,
+        bytes_recurrent=recurrent,
+        note=f"nothing is packed: the model ({info.arch}) keeps no keys and values, {why}",
     )
 
 

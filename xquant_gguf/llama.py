@@ -30,7 +30,7 @@ from .errors import (
     UnsupportedModelError,
 )
 from .gguf_header import ModelInfo, read_header
-from .kv_cache import CacheSnapshot, KVCache, packed_snapshot, stock_snapshot
+from .kv_cache import CacheSnapshot, KVCache, empty_snapshot, packed_snapshot, stock_snapshot
 from .plan_file import resolve_auto
 from .stock import StockKV, stock_of_type
 
@@ -332,8 +332,17 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
 
     def _read_context(self, ctx: int) -> CacheSnapshot:
         report = _NATIVE.report(ctx)
-        if report is not None:
-            return packed_snapshot(report)
+        if isinstance(self._kv, XQuantConfig):
+            recurrent = int(_NATIVE.memory(ctx)["recurrent"])
+            if report is not None:
+                return packed_snapshot(report, recurrent=recurrent)
+            return empty_snapshot(
+                self._info,
+                self._kv.to_text(),
+                n_ctx=self.n_ctx(),
+                tokens=self.n_tokens,
+                recurrent=recurrent,
+            )
         k = stock_of_type(self.context_params.type_k)
         v = stock_of_type(self.context_params.type_v)
         if k is None or v is None:

@@ -41,6 +41,9 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
     xq_text rows;
     for (const auto & l : layers) {
         const auto & s = l.plan.shape;
+        if (s.n_head_kv == 0) { // a layer without attention, as in Nemotron-Super: it has no keys
+            continue;
+        }
         const size_t c = ((l.owns_k() ? l.k_words() : 0) + (l.owns_v() ? l.v_words() : 0))*4*n_stream;
         const size_t m = (l.k_meta_size() + l.v_meta_size())*n_stream;
         const size_t r = (size_t) l.n_rows*s.n_head_kv*(s.dk + s.dv)*2*n_stream;
@@ -65,7 +68,9 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
         residual_tiles += tiles[s].count_residual();
     }
     // The last tile may reach past n_ctx: true bits are those of a sealed token, allocated bits those of n_ctx.
-    const double per_token = elements / ((double) kv_size*n_stream);
+    // Where every attention layer has a sliding window nothing is packed, and all bits are 0.
+    const double per_token = elements > 0 ? elements / ((double) kv_size*n_stream) : 1.0;
+    elements = std::max(elements, 1.0);
     const double padded = (double) tiles[0].n_tiles()*XQ_TILE / kv_size;
     xq_text out;
     out << "{\"format_version\":" << XQ_FORMAT_VERSION << ",\"n_ctx\":" << kv_size*n_stream << ",\"n_stream\":" << n_stream

@@ -27,7 +27,9 @@ def greeting(model: str, cache: CacheSnapshot) -> str:
 
 
 def larger_than_f16(cache: CacheSnapshot) -> str:
-    """What to tell where packing takes more memory than it saves, else ""."""
+    """What to tell where packing saves nothing or takes more memory than it saves, else ""."""
+    if cache.note:
+        return f"[{cache.note}]"
     if cache.kind != "packed" or cache.bytes_total <= cache.bytes_f16:
         return ""
     return (
@@ -64,6 +66,10 @@ def stats(cache: CacheSnapshot, last: Reply | None) -> Rows:
         rows.append(("  full precision", _mib(cache.bytes_residual)))
     if cache.bytes_unpacked:
         rows.append(("  not packed", _mib(cache.bytes_unpacked)))
+    if cache.bytes_recurrent:
+        rows.append(("recurrent states", _mib(cache.bytes_recurrent)))
+    if cache.note:
+        rows.append(("note", cache.note))
     rows += [
         ("f16 would take", _mib(cache.bytes_f16)),
         ("scratch beside it", _mib(cache.bytes_scratch)),

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _fork, _native
+from .._failures import explain
 from .._log import captured
 from .._rewind import keeps_whole_windows, rewind
 from ..config import XQuantConfig
-from ..errors import ContextFullError, ModelFileError, UnsupportedModelError
+from ..errors import ContextFullError, UnsupportedModelError
 from ..gguf_header import read_header
-from ..kv_cache import CacheSnapshot, packed_snapshot, stock_snapshot
+from ..kv_cache import CacheSnapshot, empty_snapshot, packed_snapshot, stock_snapshot
 from ..stock import StockKV
 
 Logits = npt.NDArray[np.float32]
@@ -31,7 +32,8 @@ class Model:
             they know what they would allocate.
 
     Raises:
-        ModelFileError: not a readable GGUF file.
+        ModelFileError: not a readable GGUF file, or none of a language model.
+        UnsupportedModelError: llama.cpp does not know its architecture.
     """
 
     def __init__(self, path: str, *, gpu_layers: int = 0, dry: bool = False) -> None:
@@ -51,7 +53,7 @@ class Model:
                 params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
             self.handle: Any = llama_cpp.llama_model_load_from_file(path.encode(), params)
         if not self.handle:
-            raise ModelFileError("llama.cpp must be able to read the model", log[-1:] or path)
+            raise explain(ValueError("Failed to load model"), "", log, path)
         self.vocab: Any = llama_cpp.llama_model_get_vocab(self.handle)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
 
@@ -225,10 +227,18 @@ class Context:
     def snapshot(self) -> CacheSnapshot:
         """Bytes and bits of the cache."""
         report = self.model.native.report(self.handle)
-        if report is not None:
-            return packed_snapshot(report)
-        assert isinstance(self.kv, StockKV)
         info = self.model.info
+        if isinstance(self.kv, XQuantConfig):
+            recurrent = int(self.model.native.memory(self.handle)["recurrent"])
+            if report is not None:
+                return packed_snapshot(report, recurrent=recurrent)
+            return empty_snapshot(
+                info,
+                self.kv.to_text(),
+                n_ctx=self.n_ctx,
+                tokens=sum(self.held),
+                recurrent=recurrent,
+            )
         return stock_snapshot(info, self.kv, self.kv, n_ctx=self.n_ctx, tokens=sum(self.held))
 
     def settings(self) -> str:
