@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import XQuantError, unexpected
 from . import basics, commands
 from .conversation import Message
+from .hangup import Hangup, hangup
 from .keyboard import silent_keyboard
 from .screen import Screen
 from .state import Chat, Result
@@ -35,22 +36,27 @@ def chat_loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
     """Run the chat until /bye or Ctrl-D.
 
     Whatever a turn or a command raises is told in one line, and the chat goes on. If it
-    cannot go on, because nothing can be read or shown any more, it is saved first.
+    cannot go on, because nothing can be read or shown any more or the system ends it
+    (SIGHUP, SIGTERM), it is saved first.
     """
-    try:
-        _loop(chat, screen, read)
-    except BaseException:
-        _rescue(chat, screen)
-        raise
+    with hangup() as asked:
+        try:
+            _loop(chat, screen, read, asked)
+        except BaseException:
+            _rescue(chat, screen)
+            asked.check()
+            raise
 
 
-def _loop(chat: Chat, screen: Screen, read: ReadLine) -> None:
+def _loop(chat: Chat, screen: Screen, read: ReadLine, asked: Hangup) -> None:
     draft = below = ""
     unread = 0
     while True:
+        asked.check()
         try:
             line = read(draft, below)
         except EOFError:
+            asked.check()
             return
         except KeyboardInterrupt:
             draft = below = ""
