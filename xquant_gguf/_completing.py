@@ -29,6 +29,7 @@ class Completing(llama_cpp.Llama):
     _go_back_to_common: Callable[[list[int]], None]
     _written: list[int] | None = None
     """The tokens of the reply that is being made, where they are wanted."""
+    _raised: BaseException | None = None
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Any:
         """A stream of tokens behind a prompt, as ``llama_cpp.Llama.generate`` gives it.
@@ -63,11 +64,39 @@ class Completing(llama_cpp.Llama):
             yield token
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
-        """A token from what the model knows, as ``llama_cpp.Llama.sample``."""
+        """A token from what the model knows, as ``llama_cpp.Llama.sample``.
+
+        Raises:
+            Exception: whatever a logits processor raised. llama_cpp prints it and goes on without.
+        """
         if self.n_tokens == 0:
             raise PromptError("there must be tokens to go on from", "none", "call eval() first")
         with self._gate.exclusive():
-            return super().sample(*args, **kwargs)
+            self._raised = None
+            token = super().sample(*args, **kwargs)
+            if self._raised is not None:
+                raise self._raised
+            return token
+
+    def _init_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        processors = kwargs.get("logits_processor")
+        if processors is not None:
+            kwargs["logits_processor"] = [self._kept(processor) for processor in processors]
+        return super()._init_sampler(*args, **kwargs)
+
+    def _kept(self, processor: Callable[..., Any]) -> Callable[..., Any]:
+        """A logits processor whose exception waits until C code has returned."""
+
+        def call(ids: Any, scores: Any) -> Any:
+            if self._raised is not None:
+                return scores
+            try:
+                return processor(ids, scores)
+            except BaseException as error:
+                self._raised = error
+                return scores
+
+        return call
 
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         """As ``llama_cpp.Llama.embed``."""

@@ -155,3 +155,20 @@ def test_a_disk_cache_is_quiet_and_hits(
     llm(PROMPT, max_tokens=4)
     assert len(llm.cache.cache) == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_logits_processor_raises_is_raised(load: Callable[..., Any]) -> None:
+    """llama_cpp prints it and goes on, so a constraint that fails constrains nothing."""
+    from llama_cpp import LogitsProcessorList
+
+    llm = load()
+
+    def fails(ids: Any, scores: Any) -> Any:
+        raise ArithmeticError("no mask")
+
+    for stream in (False, True):
+        with pytest.raises(ArithmeticError, match="no mask"):
+            list(llm(PROMPT, logits_processor=LogitsProcessorList([fails]), stream=stream))
+    with pytest.raises(ArithmeticError):
+        llm.sample(logits_processor=LogitsProcessorList([fails]))
+    assert llm(PROMPT, max_tokens=1)

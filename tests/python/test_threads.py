@@ -397,7 +397,7 @@ def test_every_inherited_method_is_behind_the_gate() -> None:
     harmless = {
         "set_cache", "set_seed", "logits_to_logprobs", "longest_token_prefix", "from_pretrained",
         "create_completion", "create_chat_completion_openai_v1", "__call__", "__setstate__",
-        "__del__", "_init_sampler",
+        "__del__",
     }  # fmt: skip
     for name, stock in inspect.getmembers(llama_cpp.Llama, inspect.isfunction):
         if getattr(Llama, name) is stock:

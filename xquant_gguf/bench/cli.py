@@ -20,6 +20,7 @@ from .._measuring import (
     read_text,
     write_json,
 )
+from .._tables import show
 from ..config import XQuantConfig
 from ..errors import ConfigError, OutOfMemoryError
 from ..eval.contexts import Context, Model
@@ -153,7 +154,7 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         interrupted = True
     if result["rows"]:
-        print(markdown_table(result, rounds=args.rounds, steps=args.steps, n_ctx=n_ctx))
+        show(markdown_table(result, rounds=args.rounds, steps=args.steps, n_ctx=n_ctx))
         if args.plot:
             speed_plot(result, args.plot)
     if interrupted:

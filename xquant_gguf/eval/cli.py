@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._measuring import exit_code, parse_kvs, progress_bar, read_text, write_json
+from .._tables import show
 from ..config import XQuantConfig
 from ..stock import StockKV
 from . import data, options, retrieval, truthfulqa, windows
@@ -94,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(pieces.notice(), file=sys.stderr)
             return 130
-    print(markdown(result))
+    show(markdown(result))
     if args.json:
         write_json(args.json, result)
         pieces.drop()
