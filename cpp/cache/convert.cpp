@@ -65,13 +65,17 @@ xq_tile_codes xq_empty_codes(const xq_node_layer & l) {
 
 xq_tile_rows xq_read_back(const xq_node_layer & l, const xq_tile_codes & codes) {
     xq_tile_rows rows = xq_empty_rows(l);
-    float x[XQ_MAX_HEAD_DIM*XQ_LANES];
+    float x[XQ_MAX_ROWS*XQ_LANES];
     for (int head = 0; head < l.n_head_kv; ++head) {
-        const uint32_t * k = codes.k.data() + (size_t) head*xq_head_words(l.k);
-        xq_ref_unpack_strip(l.k, k, codes.k_meta.data() + (size_t) head*xq_head_meta_bytes(l.k), x);
-        for (int t = 0; t < XQ_TILE; ++t) {
-            for (int i = 0; i < l.dk; ++i) {
-                rows.k[((size_t) t*l.n_head_kv + head)*l.dk + i] = to_f16(x[i*XQ_LANES + t]);
+        for (int g = 0; g < l.k.strips; ++g) {
+            const uint32_t * k = codes.k.data() + (size_t) head*xq_head_words(l.k) + (size_t) g*xq_side_words(l.k);
+            const uint8_t * meta = codes.k_meta.data() + (size_t) head*xq_head_meta_bytes(l.k) + xq_meta_at(l.k, g);
+            xq_ref_unpack_strip(l.k, k, meta, x);
+            const int first = g*l.k.rows, n = std::min(l.k.rows, l.dk - first);
+            for (int t = 0; t < XQ_TILE; ++t) {
+                for (int i = 0; i < n; ++i) {
+                    rows.k[((size_t) t*l.n_head_kv + head)*l.dk + first + i] = to_f16(x[i*XQ_LANES + t]);
+                }
             }
         }
         for (int g = 0; g < l.v.strips; ++g) {

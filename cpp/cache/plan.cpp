@@ -8,11 +8,11 @@
 
 xq_side xq_key_side(const xq_config & c, double bits, int dk, bool follower) {
     xq_side s{};
-    s.rows = dk; s.strips = 1; s.lanes_last = XQ_LANES;
+    s.rows = xq_key_rows(dk); s.strips = xq_key_strips(dk); s.lanes_last = XQ_LANES;
     s.fit = follower ? c.follower : XQ_FIT_MINMAX;
     if (c.k_alloc == XQ_ALLOC_RANGE) {
         s.meta  = XQ_META_RANKED;
-        s.words = std::max(1, (int) std::lround(bits*dk/32));
+        s.words = std::max(1, (int) std::lround(bits*s.rows/32));
         s.eta   = (float) c.k_eta[1];
         s.eta2  = (float) c.k_eta[2];
     } else {

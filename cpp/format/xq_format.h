@@ -3,8 +3,11 @@
 // A *tile* is 32 consecutive KV cells of one KV head. It is stored as *strips*: rows x 32 lanes of codes,
 // with one scale and one zero point per row (a row is a quantisation group).
 //
-//   keys    1 strip                    rows = head_dim (channels)   lanes = the tile's 32 tokens
+//   keys    1 strip, 2 beyond 256      rows = channels              lanes = the tile's 32 tokens
 //   values  ceil(head_dim/32) strips   rows = the tile's 32 tokens  lanes = 32 channels
+//
+// Two strips of keys have as many rows each, a multiple of 8. Rows behind the last channel hold zeros. A strip is
+// coded by itself; a score is the sum over strips.
 //
 // So keys are grouped per channel over tokens, values per token over channels, and both scores and outputs
 // are one primitive:  acc[lane] += m[row] * code[row][lane]  with the scales folded into m.
@@ -34,6 +37,22 @@
 #define XQ_FORMAT_VERSION 3
 #define XQ_TILE  32  // cells in a tile = elements in a group
 #define XQ_LANES 32
+
+// Head dims that can be packed: multiples of XQ_HEAD_DIM_STEP from XQ_MIN_HEAD_DIM to XQ_MAX_HEAD_DIM.
+#define XQ_MIN_HEAD_DIM   32
+#define XQ_MAX_HEAD_DIM  512
+#define XQ_HEAD_DIM_STEP   8
+#define XQ_MAX_ROWS      256 // of the longest strip: its rows are named by bytes
+XQ_FN int xq_head_dim_fits(int dim) {
+    return dim >= XQ_MIN_HEAD_DIM && dim <= XQ_MAX_HEAD_DIM && dim % XQ_HEAD_DIM_STEP == 0 ? 1 : 0;
+}
+
+// Strips of a head's keys, and the rows of each.
+XQ_FN int xq_key_strips(int dk) { return (dk + XQ_MAX_ROWS - 1) / XQ_MAX_ROWS; }
+XQ_FN int xq_key_rows(int dk) {
+    const int step = XQ_HEAD_DIM_STEP*xq_key_strips(dk);
+    return (dk + step - 1) / step * XQ_HEAD_DIM_STEP;
+}
 
 // Precision of a group's scale and zero point.
 #define XQ_META_F16 0  // f16 scale, f16 zero point: 32 bits a group

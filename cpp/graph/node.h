@@ -10,6 +10,12 @@
 #include <cstdint>
 #include <cstring>
 
+// The head dims of a layer, as refusals name them.
+#define XQ_TEXT_OF(x) #x
+#define XQ_TEXT(x) XQ_TEXT_OF(x)
+#define XQ_HEAD_DIM_RULE \
+    "multiples of " XQ_TEXT(XQ_HEAD_DIM_STEP) " from " XQ_TEXT(XQ_MIN_HEAD_DIM) " to " XQ_TEXT(XQ_MAX_HEAD_DIM)
+
 // A layer without addresses; strides as in kernels/cpu/attend.h.
 struct xq_node_layer {
     xq_side k, v;

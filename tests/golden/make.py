@@ -1,7 +1,7 @@
 """Write the golden vectors from the oracle: python tests/golden/make.py
 
-Do this only together with a new XQ_FORMAT_VERSION. What lies here already is
-what sessions on disk hold.
+Do this only together with a new XQ_FORMAT_VERSION, or for a form that there was not. What lies
+here already is what sessions on disk hold.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ FILE = HERE / "format.npz"
 ETA = {1: 1 / 6, 2: 0.045, 3: 0.0, 4: 0.0}
 DK, DV = 80, 48  # a key strip with a half empty last word, a value strip with 16 lanes
 DR = 80  # rotated values: two strips under one scale, and one of 16 lanes alone
+DW = 264  # keys of two strips of 136 rows, the last of them with 8 behind the last channel
 COARSE, FINE = 6, 12  # words of ranked keys: 2.4 and 4.8 bits a channel
 
 
@@ -51,6 +52,8 @@ def sides() -> dict[str, Side]:
     named = {
         "k_coarse": ranked_side(DK, COARSE, ETA[1], ETA[2]),
         "k_fine": ranked_side(DK, FINE, ETA[1], ETA[2]),
+        "k_wide": ranked_side(DW, 9, ETA[1], ETA[2]),
+        "k_wide_3bit": key_side(DW, 3, META_Q8, ETA[3]),
     }
     for bits, meta in itertools.product((1, 2, 3, 4), (META_F16, META_Q8)):
         kind = f"{bits}bit_{'q8' if meta == META_Q8 else 'f16'}"
@@ -74,12 +77,17 @@ def inputs() -> dict[str, NDArray[Any]]:
     plain[:, 3] *= 20
     plain[9] = 0
     rotated = rotate(plain, block_of(DR)).astype(np.float16)
-    return {"keys": keys, "values": values, "cells": cells, "plain": plain, "rotated": rotated}
+    wide = (rng.standard_normal((32, DW)) * 2 ** rng.uniform(-4, 4, DW)).astype(np.float16)
+    named = {"keys": keys, "values": values, "cells": cells, "plain": plain, "rotated": rotated}
+    return {**named, "wide": wide}
 
 
 def input_of(arrays: dict[str, NDArray[Any]], name: str, side: Side) -> NDArray[np.float32]:
     """What a side of this name is made from."""
-    which = "keys" if name[0] == "k" else "rotated" if side.meta == META_LOG8 else "values"
+    if name[0] == "k":
+        which = "wide" if name.startswith("k_wide") else "keys"
+    else:
+        which = "rotated" if side.meta == META_LOG8 else "values"
     return arrays[which].astype(np.float32)
 
 
@@ -88,14 +96,14 @@ def make() -> dict[str, NDArray[Any]]:
     arrays = {"version": np.array(format_version()), **inputs()}
     for name, side in sides().items():
         x = input_of(arrays, name, side)
-        seal, unpack = (
-            (tile.seal_keys, tile.keys) if name[0] == "k" else (tile.seal_values, tile.values)
-        )
+        keys = name[0] == "k"
         for i, cells in enumerate(arrays["cells"]):
-            words, data = seal(x, side, cells)
+            words, data = (tile.seal_keys if keys else tile.seal_values)(x, side, cells)
             arrays[f"{name}{i}_words"], arrays[f"{name}{i}_meta"] = words, data
             if i == 0:
-                arrays[f"{name}_unpacked"] = unpack(words, data, side)[:, ::8]
+                dim = x.shape[1:] if keys else ()
+                unpacked = (tile.keys if keys else tile.values)(words, data, side, *dim)
+                arrays[f"{name}_unpacked"] = unpacked[:, ::8]
     return arrays
 
 

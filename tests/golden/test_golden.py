@@ -60,7 +60,8 @@ def test_unpack(strip_impl: str, name: str) -> None:  # noqa: F811
     strips = np.empty((side.strips, side.rows, LANES), np.float32)
     for s in range(side.strips):
         lib.unpack(strip_impl, side, words[s].copy(), data[s // side.shared].copy(), strips[s])
-    tokens = strips[0].T if name[0] == "k" else strips.swapaxes(0, 1).reshape(side.rows, -1)
+    channels = strips.reshape(-1, LANES).T
+    tokens = channels if name[0] == "k" else strips.swapaxes(0, 1).reshape(side.rows, -1)
     got = tokens[:, ::8][:, : want.shape[1]]
     assert np.allclose(got, want, rtol=1e-6, atol=1e-6)
 
@@ -80,11 +81,16 @@ def seal_keys(
     x: NDArray[np.float32],
     ok: NDArray[np.bool_],
 ) -> Strips:
-    """Channels are rows, empty cells lanes without data."""
-    words, data = np.zeros(side.strip_words, np.uint32), np.zeros(side.strip_meta, np.uint8)
+    """Channels are rows, with zeros behind the last; empty cells are lanes without data."""
     mask = sum(1 << int(c) for c in np.flatnonzero(ok))
-    lib.seal(strip_impl, side, np.ascontiguousarray(x.T), None, mask, words, data)
-    return [(words, data)]
+    channels = np.zeros((side.strips * side.rows, LANES), np.float32)
+    channels[: x.shape[1]] = x.T
+    sealed = []
+    for strip in channels.reshape(side.strips, -1, LANES):
+        words, data = np.zeros(side.strip_words, np.uint32), np.zeros(side.strip_meta, np.uint8)
+        lib.seal(strip_impl, side, strip, None, mask, words, data)
+        sealed.append((words, data))
+    return sealed
 
 
 def seal_values(

@@ -31,12 +31,14 @@ def attention() -> list[Check]:
         Shape(dk=128, dv=64, tokens=2, group=3, streams=2, first_stream=1, v_bits=1, softcap=5.0),
         Shape(dk=64, dv=128, group=3, k_bits=4, v_bits=4, max_bias=8.0, n_kv=95, sinks=True),
         Shape(dk=72, dv=40, tokens=2, k_bits=1, v_bits=2, follow=True, fit=FIT_LS, sinks=True),
+        Shape(dk=264, dv=320, tokens=1, group=2, k_bits=2, v_bits=4),
     ]
     spoilt, nan = not_finite.PAGES[:2], float("nan")
     layers = [
         Shape(dk=256, dv=256, tokens=1, group=8, n_kv=230, k_ranked=1.7, v_bits=2, **ROTATED),
         Shape(dk=96, dv=80, tokens=2, group=3, k_ranked=4.5, v_bits=3, data="spread", **ROTATED),
         Shape(dk=64, dv=64, tokens=5, group=4, n_kv=161, k_ranked=6.0, v_bits=1, **ROTATED),
+        Shape(dk=512, dv=512, tokens=2, group=2, n_kv=95, k_ranked=2.0, v_bits=2, **ROTATED),
     ]
     return [
         *(partial(attend.test_random_shapes, shape=s) for s in shapes),
@@ -76,7 +78,7 @@ def attention_of_many() -> list[Check]:
 def packing() -> list[Check]:
     layer = test_seal_layer
     tiles = [(layer.SHAPES[1], True), (layer.SHAPES[6], False), (layer.RANKED_SHAPES[1], False)]
-    tiles += [(layer.RANKED_SHAPES[3], False)]
+    tiles += [(layer.RANKED_SHAPES[i], False) for i in (3, -1)]
     return [
         *(partial(layer.test_tiles, shape=s, follow=f, holes=True, threads=1) for s, f in tiles),
         *(partial(seal.test_whole_strips, bits=3, m=m, kind="normal") for m in (META_F16, META_Q8)),

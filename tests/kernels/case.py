@@ -17,6 +17,7 @@ from oracle.side import (
     TILE,
     Side,
     key_side,
+    key_strips,
     ranked_side,
     unbiased_side,
     value_side,
@@ -76,7 +77,8 @@ class Shape:
     @property
     def k(self) -> Side:
         if self.k_ranked:
-            return ranked_side(self.dk, words_of(self.k_ranked, self.dk), ETA[1], ETA[2])
+            words = words_of(self.k_ranked, key_strips(self.dk)[0])
+            return ranked_side(self.dk, words, ETA[1], ETA[2])
         return key_side(self.dk, self.k_bits, self.k_meta, ETA[self.k_bits], self.fit)
 
     @property
@@ -278,9 +280,9 @@ class Case:
         return mask.astype(np.float16)
 
 
-def words_of(bits: float, dk: int) -> int:
-    """u32 words a lane of keys takes with this many bits a channel on average."""
-    return max(1, round(bits * dk / 32))
+def words_of(bits: float, rows: int) -> int:
+    """u32 words a lane of a strip of keys takes with this many bits a row on average."""
+    return max(1, round(bits * rows / 32))
 
 
 def values(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> NDArray[np.float16]:

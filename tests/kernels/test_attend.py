@@ -42,6 +42,19 @@ def test_head_dims_off_the_grid(impl: str, d: tuple[int, int], tokens: int) -> N
         assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
 
 
+WIDE = ((264, 40), (320, 384), (384, 264), (512, 512))
+
+
+@pytest.mark.parametrize("d", WIDE)
+@pytest.mark.parametrize("tokens", (1, 5, 30))
+def test_keys_of_two_strips(impl: str, d: tuple[int, int], tokens: int) -> None:
+    """Scores are the sum over strips, of few queries and of many, of owners and of followers."""
+    for bits in (1, 2, 3, 4):
+        form = {"k_bits": bits, "v_bits": bits, "k_meta": bits % 2, "follow": bits > 2}
+        shape = Shape(dk=d[0], dv=d[1], tokens=tokens, n_kv=100, group=3, **form)
+        assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
+
+
 @pytest.mark.parametrize("group", (1, 4))
 @pytest.mark.parametrize("tokens", (1, 2, 3, 12, 33))
 def test_window_boundary_inside_a_batch(impl: str, tokens: int, group: int) -> None:

@@ -9,6 +9,7 @@ from oracle.side import META_F16, META_Q8
 from .budgets import ATTENTION, ATTENTION_SHARP, REQUIRED, assert_near, nmse
 from .case import Case, Shape, build
 from .shapes import FEATURES, deal, label
+from .test_attend import WIDE
 
 BITS = (1.0, 1.7, 2.3, 3.0, 4.5, 6.0, 8.0)
 RANKED = [{"k_ranked": bits} for bits in BITS]
@@ -49,6 +50,25 @@ def test_head_dims_off_the_grid(impl: str, d: tuple[int, int], tokens: int) -> N
     for form in LADDER:
         shape = Shape(dk=d[0], dv=d[1], tokens=tokens, n_kv=100, **form)
         assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
+
+
+@pytest.mark.parametrize("d", WIDE)
+@pytest.mark.parametrize("tokens", (1, 5, 30))
+def test_keys_of_two_strips(impl: str, d: tuple[int, int], tokens: int) -> None:
+    """Every strip has classes and grids of its own."""
+    for form in LADDER:
+        shape = Shape(dk=d[0], dv=d[1], tokens=tokens, n_kv=100, group=3, **form)
+        assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
+
+
+@pytest.mark.parametrize("strip", (0, 1))
+@pytest.mark.parametrize("k_ranked", (0.0, 2.3, 6.0))
+def test_one_strip_too_coarse(impl: str, k_ranked: float, strip: int) -> None:
+    """A channel that needs f32 in one strip: the row's whole score is made so, and only once."""
+    case = Case(Shape(dk=264, tokens=3, group=2, layout="sealed", k_ranked=k_ranked, k_bits=4))
+    case.q[..., 5 + strip * case.shape.k.rows] = 3000
+    case.recompute()
+    assert_near(case.run(impl), case.want, REQUIRED)
 
 
 @pytest.mark.parametrize("group", (1, 4))

@@ -132,7 +132,7 @@ void layer_once(const xq_cpu_kernels & k, const shape & s, uint64_t seed) {
             keys[read].assign((size_t) tiles*XQ_TILE*s.dk, 0.0f);
             values[read].assign((size_t) tiles*XQ_TILE*s.dv, 0.0f);
         }
-        std::vector<float> strip((size_t) XQ_MAX_HEAD_DIM*XQ_LANES);
+        std::vector<float> strip((size_t) XQ_MAX_ROWS*XQ_LANES);
         for (int t = 0; t < tiles; ++t) {
             for (int c = 0; c < XQ_TILE; ++c) {
                 for (int i = 0; i < s.dk; ++i) {
@@ -145,9 +145,15 @@ void layer_once(const xq_cpu_kernels & k, const shape & s, uint64_t seed) {
             if (form[t] != 0 && form[t] != 2) {
                 continue;
             }
-            xq_ref_unpack_strip(s.k, R.k_tile(0, t, h), R.k_tile_meta(0, t, h), strip.data());
-            for (int i = 0; i < s.dk*XQ_TILE; ++i) {
-                keys[XQ_READ_CODES][(t*XQ_TILE + i%XQ_TILE)*s.dk + i/XQ_TILE] = strip[i];
+            for (int g = 0; g < s.k.strips; ++g) {
+                const uint32_t * codes = R.k_tile(0, t, h) + (size_t) g*xq_side_words(s.k);
+                xq_ref_unpack_strip(s.k, codes, R.k_tile_meta(0, t, h) + xq_meta_at(s.k, g), strip.data());
+                for (int i = 0; i < s.k.rows*XQ_TILE; ++i) {
+                    const int channel = g*s.k.rows + i/XQ_TILE;
+                    if (channel < s.dk) {
+                        keys[XQ_READ_CODES][(t*XQ_TILE + i%XQ_TILE)*s.dk + channel] = strip[i];
+                    }
+                }
             }
             for (int g = 0; g < s.v.strips; ++g) {
                 xq_ref_unpack_strip(s.v, R.v_tile(0, t, h) + (size_t) g*xq_side_words(s.v), R.v_tile_meta(0, t, h) + xq_meta_at(s.v, g), strip.data());
@@ -201,20 +207,27 @@ void test_layers(const xq_cpu_kernels & k) {
     constexpr int GROUPS[] = {1, 2, 3, 7, 8};
     constexpr int TOKENS[] = {1, 2, 5, 1, 20, 3, 1};
     constexpr int CELLS[]  = {100, 161, 230, 64, 290};
+    constexpr int WIDE[]   = {264, 320, 384, 512}; // of two strips
     constexpr int KINDS[]  = {NORMAL, SPREAD, NORMAL, CONSTANT, OUTLIER, TINY, NORMAL, HUGE_VALUES};
     for (int i = 0; i < 120; ++i) {
         shape s{};
         s.dk = DIMS[i % 9];
         s.dv = i % 4 == 3 ? DIMS[(i + 4) % 9] : s.dk;
+        if (i % 10 == 9) {
+            s.dk = WIDE[i/10 % 4];
+            s.dv = i % 4 == 3 ? s.dv : WIDE[i/20 % 4];
+        }
         s.group  = GROUPS[i % 5];
         s.tokens = TOKENS[i % 7];
         s.n_kv   = CELLS[(i + i/5) % 5];
         if (i % 3 == 0) { // equal widths
-            s.k = uniform_side(s.dk, 1 + i/3 % 4, i % 2 ? XQ_META_F16 : XQ_META_Q8);
+            s.k = uniform_side(xq_key_rows(s.dk), 1 + i/3 % 4, i % 2 ? XQ_META_F16 : XQ_META_Q8);
         } else {
             const float bits[] = {1.0f, 1.7f, 2.3f, 3.0f, 4.5f, 6.0f, 8.0f};
-            s.k = ranked_side(s.dk, std::max(1, (int) (bits[i/2 % 7]*(float) s.dk/32 + 0.5f)));
+            const int rows = xq_key_rows(s.dk);
+            s.k = ranked_side(rows, std::max(1, (int) (bits[i/2 % 7]*(float) rows/32 + 0.5f)));
         }
+        s.k.strips = xq_key_strips(s.dk);
         const int v_bits = 1 + i/2 % 4;
         s.v = i % 5 < 2 ? values_side(s.dv, v_bits, i % 2 ? XQ_META_Q8 : XQ_META_F16, i % 7 == 0) : values_side(s.dv, v_bits, XQ_META_LOG8, true);
         s.kind     = KINDS[i % 8];

@@ -34,7 +34,8 @@ class Store:
 
     def sealed(self, stream: int, at: int, head: int) -> tuple[F64, F64]:
         """Keys and values of a sealed tile."""
-        k = tile.keys(self.k_codes[stream, at, head], self.k_meta[stream, at, head], self.k)
+        dk = self.k_pages.shape[3]
+        k = tile.keys(self.k_codes[stream, at, head], self.k_meta[stream, at, head], self.k, dk)
         v = tile.values(self.v_codes[stream, at, head], self.v_meta[stream, at, head], self.v)
         return k.astype(np.float64), v.astype(np.float64)
 

@@ -8,6 +8,8 @@ TILE = 32
 LANES = 32
 META_F16, META_Q8, META_LOG8, META_RANKED = 0, 1, 2, 3
 FIT_MINMAX, FIT_LS = 0, 1
+LONGEST = 256
+"""Rows of the longest strip."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,22 @@ class Side:
         return self.lanes_last if strip == self.strips - 1 else LANES
 
 
+def key_strips(dk: int) -> tuple[int, int]:
+    """Rows of a strip of keys, and strips: as few as there can be, of the same multiple of 8."""
+    strips = -(-dk // LONGEST)
+    return -(-dk // (8 * strips)) * 8, strips
+
+
 def key_side(dk: int, bits: int, meta: int, eta: float = 0.0, fit: int = FIT_MINMAX) -> Side:
-    """Keys: one strip, a row per channel, a lane per token."""
-    return Side(bits, meta, rows=dk, fit=fit, eta=eta)
+    """Keys: a row per channel, a lane per token."""
+    rows, strips = key_strips(dk)
+    return Side(bits, meta, rows, strips, fit=fit, eta=eta)
 
 
 def ranked_side(dk: int, words: int, eta: float = 0.0, eta2: float = 0.0) -> Side:
-    """Keys of several widths."""
-    return Side(0, META_RANKED, rows=dk, words=words, eta=eta, eta2=eta2)
+    """Keys of several widths, ``words`` a lane in every strip."""
+    rows, strips = key_strips(dk)
+    return Side(0, META_RANKED, rows, strips, words=words, eta=eta, eta2=eta2)
 
 
 def value_side(dv: int, bits: int, meta: int, eta: float = 0.0, fit: int = FIT_MINMAX) -> Side:

@@ -17,8 +17,19 @@ Cells = NDArray[np.bool_]
 def seal_keys(
     keys: F32, side: Side, cells: Cells, leader: Words | None = None
 ) -> tuple[Words, Bytes]:
-    """Keys [32 tokens][dk]: channels are rows, tokens lanes; empty cells are lanes without data."""
-    return strip.seal(np.ascontiguousarray(keys.T), side, lanes=cells, leader=leader)
+    """Keys [32 tokens][dk]: channels are rows, tokens lanes; empty cells are lanes without data.
+
+    Every strip is sealed by itself; the last is filled up with channels of 0.
+    """
+    channels = np.zeros((side.strips * side.rows, TILE), np.float32)
+    channels[: keys.shape[1]] = keys.T
+    theirs = [None] * side.strips if leader is None else leader.reshape(side.strips, -1)
+    parts = [
+        strip.seal(x, side, lanes=cells, leader=words)
+        for x, words in zip(channels.reshape(side.strips, -1, TILE), theirs)
+    ]
+    words, data = zip(*parts)
+    return np.concatenate(words), np.concatenate(data)
 
 
 def seal_values(
@@ -45,9 +56,11 @@ def cut(values: F32) -> F32:
     return np.ascontiguousarray(padded.reshape(TILE, -1, LANES).swapaxes(0, 1))
 
 
-def keys(words: Words, data: Bytes, side: Side) -> F32:
+def keys(words: Words, data: Bytes, side: Side, dk: int) -> F32:
     """Keys [32][dk] of a sealed tile."""
-    return strip.unpack(words, data, side).T
+    w, m = words.reshape(side.strips, -1), data.reshape(side.strips, -1)
+    parts = [strip.unpack(w[s], m[s], side) for s in range(side.strips)]
+    return np.concatenate(parts)[:dk].T
 
 
 def values(words: Words, data: Bytes, side: Side) -> F32:

@@ -54,6 +54,8 @@ void normalise(float * o, float top, float sum, float sink, float * out, int dv)
 }
 
 constexpr int CHUNK = XQ_CHUNK_TILES*XQ_TILE; // cells of a chunk
+// Tiles whose keys are read together: one's multipliers are made ready while another's wait for each other.
+constexpr int SOME = 2;
 
 void prefetch(const void * p, size_t bytes) {
 #if defined(__GNUC__)
@@ -266,7 +268,6 @@ private:
     }
 
     void score_packed() {
-        constexpr int SOME = 2; // tiles together: one's multipliers are made ready while another's wait for each other
         for (int i = 0; i < n; i += SOME) {
             for (int j = i; j < i + SOME; ++j) {
                 prefetch_keys(first + XQ_CHUNK_TILES + j);
@@ -274,9 +275,13 @@ private:
             each_run([&](int t) { return packed[t] & ((1u << SOME) - 1) << i; }, [&](unsigned which, int r0, int many) {
                 const xq_sealed_tiles keys = k.list(first, which);
                 for (int r = r0; r < r0 + many; r += XQ_MOST_ROWS) {
+                    const int nr = std::min(XQ_MOST_ROWS, r0 + many - r);
                     uint64_t coarse[XQ_CHUNK_TILES];
-                    kern.key_scores(L.k, keys, w.q + (size_t) r*w.dk_pad, w.dk_pad, std::min(XQ_MOST_ROWS, r0 + many - r), w.s + (size_t) r*CHUNK,
-                                    CHUNK, coarse);
+                    kern.key_scores(L.k, keys, w.q + (size_t) r*w.dk_pad, w.dk_pad, nr, w.s + (size_t) r*CHUNK, CHUNK,
+                                    coarse);
+                    if (L.k.strips > 1) {
+                        add_strips(keys, r, nr, coarse);
+                    }
                     for (int j = 0; j < keys.n; ++j) {
                         exact_scores(keys, j, r, coarse[j]);
                     }
@@ -285,12 +290,41 @@ private:
         }
     }
 
+    // The scores of the strips behind the first, of rows r0 and on. A row that is too coarse in one of them is so as a
+    // whole.
+    void add_strips(const xq_sealed_tiles & keys, int r0, int many, uint64_t * coarse) {
+        float part[XQ_MOST_ROWS*SOME*XQ_TILE];
+        for (int g = 1; g < L.k.strips; ++g) {
+            xq_sealed_tiles strip = keys;
+            for (int j = 0; j < keys.n; ++j) {
+                strip.codes[j] += (size_t) g*xq_side_words(L.k);
+                strip.meta[j]  += xq_meta_at(L.k, g);
+                strip.at[j]     = j*XQ_TILE;
+            }
+            uint64_t also[XQ_CHUNK_TILES];
+            const float * q = w.q + (size_t) r0*w.dk_pad + g*L.k.rows;
+            kern.key_scores(L.k, strip, q, w.dk_pad, many, part, SOME*XQ_TILE, also);
+            for (int j = 0; j < keys.n; ++j) {
+                coarse[j] |= also[j];
+                for (int r = 0; r < many; ++r) {
+                    float * s = w.s + (size_t) (r0 + r)*CHUNK + keys.at[j];
+                    for (int l = 0; l < XQ_TILE; ++l) {
+                        s[l] += part[(r*SOME + j)*XQ_TILE + l];
+                    }
+                }
+            }
+        }
+    }
+
     // Rows for which key_scores' integers are too coarse: bit r stands for row j + r.
     void exact_scores(const xq_sealed_tiles & keys, int i, int j, uint64_t which) {
         if (which == 0) {
             return;
         }
-        kern.unpack_strip(L.k, keys.codes[i], keys.meta[i], w.k);
+        for (int g = 0; g < L.k.strips; ++g) {
+            kern.unpack_strip(L.k, keys.codes[i] + (size_t) g*xq_side_words(L.k), keys.meta[i] + xq_meta_at(L.k, g),
+                              w.k + g*L.k.rows*XQ_LANES);
+        }
         for (int r = j; which; ++r, which >>= 1) {
             if (which & 1) {
                 score_in_f32(r, 1, keys.at[i]);

@@ -49,7 +49,7 @@ public:
 
     // Multipliers of a query, by width; *offset = q . zero points. Whether its largest share of a logit is too large.
     bool prepare(const float * q, multipliers (*mu)[KEY_ROWS], int j, float * offset) const {
-        alignas(32) float m[XQ_MAX_HEAD_DIM];
+        alignas(32) float m[XQ_MAX_ROWS];
         float top, top8 = 0.0f;
         *offset = xq_kernels_avx2.scale_row(q, scale, zero, rows, m, &top);
         if (apart) {
@@ -57,7 +57,7 @@ public:
         }
         const __m256 inv = inverse(top), inv8 = inverse(top8);
         const auto steps = [&](int i) { return _mm256_mul_ps(_mm256_load_ps(m + i), apart ? _mm256_blendv_ps(inv, inv8, eight[i/8]) : inv); };
-        alignas(32) int8_t hi[XQ_MAX_HEAD_DIM], lo[XQ_MAX_HEAD_DIM];
+        alignas(32) int8_t hi[XQ_MAX_ROWS], lo[XQ_MAX_ROWS];
         for (int i = 0; i < rows; i += 16) {
             __m128i h, l;
             to_bytes(steps(i), steps(i + 8), h, l);
@@ -116,9 +116,9 @@ private:
     const int rows;
     bool apart; // whether there are rows of 8 bits
     xq_segments segments;
-    __m256 eight[XQ_MAX_HEAD_DIM/8]; // which
-    alignas(32) float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
-    __m256i pick[XQ_MAX_HEAD_DIM/32 + KEY_WIDTHS][XQ_MAX_HEAD_DIM/16];
+    __m256 eight[XQ_MAX_ROWS/8]; // which
+    alignas(32) float scale[XQ_MAX_ROWS], zero[XQ_MAX_ROWS];
+    __m256i pick[XQ_MAX_ROWS/32 + KEY_WIDTHS][XQ_MAX_ROWS/16];
 };
 
 // As xq_cpu_kernels::key_scores.

@@ -12,8 +12,8 @@ using namespace xq_avx2;
 
 // Multipliers of a strip's rows as int8 pairs, in the byte order in which codes of one word meet them.
 struct multipliers {
-    alignas(32) int8_t hi[XQ_MAX_HEAD_DIM];
-    alignas(32) int8_t lo[XQ_MAX_HEAD_DIM];
+    alignas(32) int8_t hi[XQ_MAX_ROWS];
+    alignas(32) int8_t lo[XQ_MAX_ROWS];
     float step; // 0: all multipliers are zero
 };
 

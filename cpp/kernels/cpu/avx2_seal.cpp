@@ -94,7 +94,7 @@ void xq_avx2_seal_strip(const xq_side & side, const float * x, const uint8_t * r
         return xq_ref_seal_strip(side, x, row_ok, lane_mask, codes, leader, meta);
     }
     const int n_max = xq_code_max(side.bits);
-    float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
+    float scale[XQ_MAX_ROWS], zero[XQ_MAX_ROWS];
     std::memset(codes, 0, sizeof(uint32_t) * xq_strip_words(side.rows, side.bits));
     const int b0 = xq_plane_bits(side.bits, 0);
     uint32_t * high = codes + (size_t) xq_plane_words(side.rows, b0)*XQ_LANES;

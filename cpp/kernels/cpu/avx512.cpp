@@ -104,7 +104,7 @@ template <int TABLES, bool WHOLE> struct key_strip {
     }
 
     void read_uniform(const xq_side & side, const uint8_t * meta) {
-        alignas(64) float s[XQ_MAX_HEAD_DIM], z[XQ_MAX_HEAD_DIM];
+        alignas(64) float s[XQ_MAX_ROWS], z[XQ_MAX_ROWS];
         xq_kernels_avx2.read_meta(side, meta, s, z);
         for (int i = 0; i < vectors(); ++i) {
             scale[i] = _mm512_load_ps(s + 16*i);

@@ -10,7 +10,7 @@
 
 namespace xq_avx512 {
 
-constexpr int MOST_FIELDS = 192;             // 3-bit rows of a head dim of 256 take 128, and a class is written as if it had 256 rows
+constexpr int MOST_FIELDS = 192;             // 256 rows of 3 bits take 128, and a class is written as if it had 256 rows
 constexpr int ROOM        = 4*MOST_FIELDS;   // bytes of multipliers of a row
 
 using dwords16 = std::array<uint32_t, 16>;

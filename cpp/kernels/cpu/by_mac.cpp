@@ -11,8 +11,8 @@ constexpr int BATCH = 6; // rows of multipliers on the stack
 // s[lane] = sum_i (q_i scale_i) code_i[lane]  +  sum_i q_i zero_i
 static uint64_t tile_scores(const xq_cpu_kernels & kern, const xq_side & side, const uint32_t * codes, const uint8_t * meta,
                             const float * q, int ldq, int n, float * s, int lds) {
-    constexpr int STRIDE = XQ_MAX_HEAD_DIM + 4*XQ_LANES;
-    alignas(32) float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM], m[BATCH*STRIDE], row[XQ_MAX_HEAD_DIM];
+    constexpr int STRIDE = XQ_MAX_ROWS + 4*XQ_LANES;
+    alignas(32) float scale[XQ_MAX_ROWS], zero[XQ_MAX_ROWS], m[BATCH*STRIDE], row[XQ_MAX_ROWS];
     const bool ranked = side.meta == XQ_META_RANKED;
     xq_segments segments;
     if (ranked) {

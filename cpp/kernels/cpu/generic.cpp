@@ -69,7 +69,7 @@ void unpack_strip(const xq_side & side, const uint32_t * codes, const uint8_t * 
     if (side.meta == XQ_META_RANKED) {
         return xq_ref_unpack_strip(side, codes, meta, out);
     }
-    float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
+    float scale[XQ_MAX_ROWS], zero[XQ_MAX_ROWS];
     xq_ref_read_meta(side, meta, scale, zero);
     const int b0 = xq_plane_bits(side.bits, 0);
     const uint32_t * high = codes + xq_plane_words(side.rows, b0)*XQ_LANES;

@@ -12,7 +12,6 @@
 #include <cstdint>
 #include <string>
 
-constexpr int   XQ_MAX_HEAD_DIM = 256;  // rows of the longest strip
 constexpr int   XQ_MOST_ROWS    = 64;   // query rows that key_scores takes
 constexpr float XQ_MAX_SHARE    = 64.0f;
 
@@ -22,7 +21,7 @@ struct xq_segments {
     struct segment { int bits, rows, word, at; };
     int n, width;                                        // segments; multipliers in all
     segment list[4];
-    uint8_t order[XQ_MAX_HEAD_DIM + 5*XQ_LANES];         // row of every multiplier, and room behind for whole writes
+    uint8_t order[XQ_MAX_ROWS + 5*XQ_LANES]; // row of every multiplier, and room behind for whole writes
 };
 
 // From the classes in the metadata of a ranked strip.
@@ -58,8 +57,8 @@ struct xq_cpu_kernels {
     // (stride m_stride). Codes stay packed; bits 1, 2, 3, 4 or 8. A row's result does not depend on the other rows.
     void (*mac)(int bits, int rows, const uint32_t * codes, const float * m, int m_stride, int n, float * acc, int ldc);
 
-    // s[j][at ... at + 31] (stride lds) = q[j] . keys of every tile, n rows (at most XQ_MOST_ROWS, stride ldq). Bit j of
-    // coarse[tile]: a channel's share of row j's logits exceeds XQ_MAX_SHARE, and integers would be too coarse; these
+    // s[j][at ... at + 31] (stride lds) = q[j] . keys of one strip of every tile, n rows (at most XQ_MOST_ROWS, stride
+    // ldq). Bit j of coarse[tile]: a channel's share of row j's logits exceeds XQ_MAX_SHARE, and integers would be too coarse; these
     // scores are left to the caller.
     void (*key_scores)(const xq_side & side, const xq_sealed_tiles & tiles, const float * q, int ldq, int n, float * s, int lds, uint64_t * coarse);
 

@@ -301,7 +301,7 @@ void seal_strip(const xq_side & side, const float * x, const uint8_t * row_ok, u
         return xq_ref_seal_strip(side, x, row_ok, lane_mask, codes, leader, meta);
     }
     const int32x4_t n_max = vdupq_n_s32(xq_code_max(side.bits));
-    float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM], all = 0.0f;
+    float scale[XQ_MAX_ROWS], zero[XQ_MAX_ROWS], all = 0.0f;
     std::memset(codes, 0, sizeof(uint32_t) * xq_strip_words(side.rows, side.bits));
     for (int i = 0; i < side.rows; ++i) {
         const row32 row(x + (size_t) i*XQ_LANES);
@@ -364,7 +364,7 @@ void unpack_strip(const xq_side & side, const uint32_t * codes, const uint8_t * 
     if (side.meta == XQ_META_RANKED) {
         return xq_ref_unpack_strip(side, codes, meta, out); // only the rare exact scores need it
     }
-    float scale[XQ_MAX_HEAD_DIM], zero[XQ_MAX_HEAD_DIM];
+    float scale[XQ_MAX_ROWS], zero[XQ_MAX_ROWS];
     read_meta(side, meta, scale, zero);
     for (int i = 0; i < side.rows; ++i) {
         const place from(side, const_cast<uint32_t *>(codes), i); // only read

@@ -19,8 +19,8 @@ namespace {
 
 // Multipliers of a strip's rows as int8 pairs, in the byte order in which codes of one word meet them.
 struct multipliers {
-    alignas(16) int8_t hi[XQ_MAX_HEAD_DIM];
-    alignas(16) int8_t lo[XQ_MAX_HEAD_DIM];
+    alignas(16) int8_t hi[XQ_MAX_ROWS];
+    alignas(16) int8_t lo[XQ_MAX_ROWS];
     float   step; // 0: all multipliers are zero
     int32_t sum;  // of 256*hi + lo
 };

@@ -2,11 +2,18 @@
 
 #include "ggml.h"
 
-// Keys: the page transposed, so that a row is a channel.
+#include <algorithm>
+
+// Keys: the page transposed, strip by strip, so that a row is a channel; zeros behind the last one.
 static void seal_keys(const xq_cpu_kernels & kern, const xq_layer_view & L, int stream, int tile, int page, int head, uint32_t mask) {
-    alignas(32) float x[XQ_MAX_HEAD_DIM * XQ_LANES];
-    kern.transpose_f16(L.k_page(stream, page, head), L.k_row, L.dk, x);
-    kern.seal_strip(L.k, x, nullptr, mask, L.k_tile(stream, tile, head), !L.k_leads, L.k_tile_meta(stream, tile, head));
+    alignas(32) float x[XQ_MAX_ROWS * XQ_LANES];
+    for (int g = 0; g < L.k.strips; ++g) {
+        const int first = g*L.k.rows, n = std::min(L.k.rows, L.dk - first);
+        kern.transpose_f16(L.k_page(stream, page, head) + first, L.k_row, n, x);
+        std::fill(x + n*XQ_LANES, x + L.k.rows*XQ_LANES, 0.0f);
+        kern.seal_strip(L.k, x, nullptr, mask, L.k_tile(stream, tile, head) + (size_t) g*xq_side_words(L.k), !L.k_leads,
+                        L.k_tile_meta(stream, tile, head) + xq_meta_at(L.k, g));
+    }
 }
 
 // Values: 32 channels at a time, so that a row is a token; 64 where two strips share a scale.

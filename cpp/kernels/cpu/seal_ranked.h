@@ -11,9 +11,9 @@
 #include <cstring>
 
 template <class Row, class Put> void xq_seal_ranked(const xq_side & side, const float * x, uint32_t * codes, uint8_t * meta, Put put) {
-    float lo[XQ_MAX_HEAD_DIM], hi[XQ_MAX_HEAD_DIM], range[XQ_MAX_HEAD_DIM], mean[XQ_MAX_HEAD_DIM];
-    float base[XQ_MAX_HEAD_DIM], inv[XQ_MAX_HEAD_DIM];
-    uint8_t cls[XQ_MAX_HEAD_DIM];
+    float lo[XQ_MAX_ROWS], hi[XQ_MAX_ROWS], range[XQ_MAX_ROWS], mean[XQ_MAX_ROWS];
+    float base[XQ_MAX_ROWS], inv[XQ_MAX_ROWS];
+    uint8_t cls[XQ_MAX_ROWS];
     float all = 0.0f;
     for (int i = 0; i < side.rows; ++i) {
         const Row row(x + (size_t) i*XQ_LANES);

@@ -33,9 +33,12 @@ XQ_FN xqg_batch_layout xqg_batch_layout_of(int dk, int dv, int warps) {
     return l;
 }
 
+// The body's largest head dim: outputs are in registers, and keys are one strip.
+#define XQG_BATCH_HEAD_DIM XQ_MAX_ROWS
+
 // Warps that have 16 rows each: 4, or as many as fit; 0 if none does.
 XQ_FN int xqg_batch_warps(int dk, int dv, int limit) {
-    int warps = 4;
+    int warps = dk <= XQG_BATCH_HEAD_DIM && dv <= XQG_BATCH_HEAD_DIM ? 4 : 0;
     while (warps > 0 && 4*xqg_batch_layout_of(dk, dv, warps).floats > limit) {
         warps /= 2;
     }

@@ -118,12 +118,16 @@ XQ_BODY float xqg_exact_score(xq_side side, XQ_LOCAL const xqg_counts & counts, 
     return sum;
 }
 
-// score[r] = q[r] . key of this lane's cell in a sealed tile.
+// score[r] += q[r] . key of this lane's cell in one strip of a sealed tile.
 template <int ROWS>
-XQ_BODY void xqg_score_codes(xq_side side, XQ_GLOBAL const uint32_t * codes, XQ_GLOBAL const uint8_t * meta, XQ_SHARED const float * q,
+XQ_BODY void xqg_score_strip(xq_side side, XQ_GLOBAL const uint32_t * codes, XQ_GLOBAL const uint8_t * meta, XQ_SHARED const float * q,
                              int ldq, xqg_key_work w, XQ_LOCAL float * score, int lane) {
     float share[ROWS], step[ROWS];
-    const xqg_counts counts = xqg_read_keys<ROWS>(side, meta, q, ldq, w, share, score, lane);
+    const xqg_counts counts = xqg_read_keys<ROWS>(side, meta, q, ldq, w, share, step, lane);
+    XQG_UNROLL
+    for (int r = 0; r < ROWS; ++r) {
+        score[r] += step[r]; // the sum over zero points
+    }
     xqg_put_keys<ROWS>(side, counts, q, ldq, w, share, lane);
     XQG_UNROLL
     for (int r = 0; r < ROWS; ++r) {
@@ -140,7 +144,22 @@ XQ_BODY void xqg_score_codes(xq_side side, XQ_GLOBAL const uint32_t * codes, XQ_
             score[r] += xqg_exact_score(side, counts, codes, q + r*ldq, w, lane);
         }
     }
-    xqg_warp_sync(); // the next tile's multipliers overwrite these
+    xqg_warp_sync(); // the next strip's multipliers overwrite these
+}
+
+// score[r] = q[r] . key of this lane's cell in a sealed tile.
+template <int ROWS>
+XQ_BODY void xqg_score_codes(xq_side side, XQ_GLOBAL const uint32_t * codes, XQ_GLOBAL const uint8_t * meta, XQ_SHARED const float * q,
+                             int ldq, xqg_key_work w, XQ_LOCAL float * score, int lane) {
+    XQG_UNROLL
+    for (int r = 0; r < ROWS; ++r) {
+        score[r] = 0.0f;
+    }
+    XQG_NO_UNROLL
+    for (int g = 0; g < side.strips; ++g) {
+        xqg_score_strip<ROWS>(side, codes + g*xq_side_words(side), meta + xq_meta_at(side, g), q + g*side.rows, ldq, w,
+                              score, lane);
+    }
 }
 
 // The same from a page. Lanes read rows of their own, two channels at a time: few tiles are pages.

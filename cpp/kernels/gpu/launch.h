@@ -69,5 +69,7 @@ inline xq_grid xqg_attend_grid(int n_parts, int n_head_kv, int n_stream, int row
 inline size_t xqg_seal_bytes(xq_side k, size_t ranked) {
     return k.meta == XQ_META_RANKED ? ranked : 2*sizeof(float)*(size_t) (k.rows > XQ_TILE ? k.rows : XQ_TILE);
 }
-inline xq_grid xqg_seal_grid(xq_side v, int n_head_kv, size_t shared) { return {XQG_SEAL_WALKERS, n_head_kv, 1 + xqg_units(v), 128, shared}; }
+inline xq_grid xqg_seal_grid(xq_side k, xq_side v, int n_head_kv, size_t shared) {
+    return {XQG_SEAL_WALKERS, n_head_kv, k.strips + xqg_units(v), 128, shared};
+}
 inline size_t xqg_unpack_bytes(xq_side k) { return sizeof(uint16_t)*(size_t) k.rows; }

@@ -40,7 +40,7 @@ typedef struct {
 
 XQ_FN xqg_layout xqg_layout_of(xq_side k, xq_side v, int dk, int rows, int quad_floats) {
     xqg_layout l;
-    const int dk_pad = (dk + 31) & ~31;
+    const int dk_pad = (dk + 31) & ~31, row_pad = (k.rows + 31) & ~31;
     l.dv_pad = v.strips*XQ_LANES;
     l.q    = 0;
     l.s    = l.q + rows*dk_pad;
@@ -50,8 +50,8 @@ XQ_FN xqg_layout xqg_layout_of(xq_side k, xq_side v, int dk, int rows, int quad_
     l.quads = 0;
     l.span  = xqg_key_quads(k)*rows*quad_floats;
     l.span  = (l.span + 3) & ~3;
-    l.where = l.span + dk_pad;
-    l.warp  = l.where + dk_pad/2;
+    l.where = l.span + row_pad;
+    l.warp  = l.where + row_pad/2;
     l.sums  = 0;
     l.value_quads = xqg_value_split(v)*rows*l.dv_pad;
     const int keys = XQG_WARPS*l.warp, values = l.value_quads + XQG_WARPS*XQG_VALUE_QUADS*rows*quad_floats;

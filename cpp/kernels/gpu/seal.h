@@ -1,5 +1,5 @@
-// Seal the entries of the table's list: pages to codes and metadata. Grid: x walks the list, y = KV head, z = 0 for
-// keys, 1 and up for units of value strips.
+// Seal the entries of the table's list: pages to codes and metadata. Grid: x walks the list, y = KV head, z = strips of
+// keys, then units of value strips.
 #pragma once
 
 #include "kernels/gpu/args.h"
@@ -22,12 +22,14 @@ XQ_BODY void xqg_seal_strip(xqg_place at, xq_side side, Source x, uint32_t lane_
 }
 
 XQ_BODY void xqg_seal_keys(xqg_place at, XQ_CONST const xqg_layer & L, xqg_planes p, int stream, int tile, int page, uint32_t cells,
-                           XQ_SHARED float * shared) {
+                           int strip, XQ_SHARED float * shared) {
     xqg_page_keys x;
-    x.page = xqg_k_page(L, p, stream, page, at.y);
+    x.page = xqg_k_page(L, p, stream, page, at.y) + strip*L.k.rows;
     x.ld   = L.k_row;
-    xqg_seal_strip(at, L.k, x, cells, 0xFFFFFFFFu, xqg_k_tile(L, p, stream, tile, at.y), !L.k_leads, xqg_k_tile_meta(L, p, stream, tile, at.y),
-                   shared);
+    x.rows = L.dk - strip*L.k.rows;
+    XQ_GLOBAL uint32_t * codes = xqg_k_tile(L, p, stream, tile, at.y) + (xqg_size) strip*xq_side_words(L.k);
+    XQ_GLOBAL uint8_t * meta = xqg_k_tile_meta(L, p, stream, tile, at.y) + xq_meta_at(L.k, strip);
+    xqg_seal_strip(at, L.k, x, cells, 0xFFFFFFFFu, codes, !L.k_leads, meta, shared);
 }
 
 XQ_BODY void xqg_seal_values(xqg_place at, XQ_CONST const xqg_layer & L, xqg_planes p, int stream, int tile, int page, uint32_t cells,
@@ -53,10 +55,10 @@ XQ_BODY void xqg_seal(xqg_place at, XQ_CONST const xqg_layer & L, xqg_planes p, 
                       XQ_SHARED float * shared) {
     for (int i = at.x; i < table[3]; i += walkers) {
         XQ_GLOBAL const int32_t * e = table + table[2] + i*XQ_SEAL_INTS;
-        if (at.z == 0) {
-            xqg_seal_keys(at, L, p, e[0], e[1], e[2], (uint32_t) e[3], shared);
+        if (at.z < L.k.strips) {
+            xqg_seal_keys(at, L, p, e[0], e[1], e[2], (uint32_t) e[3], at.z, shared);
         } else {
-            xqg_seal_values(at, L, p, e[0], e[1], e[2], (uint32_t) e[3], at.z - 1, shared);
+            xqg_seal_values(at, L, p, e[0], e[1], e[2], (uint32_t) e[3], at.z - L.k.strips, shared);
         }
     }
 }

@@ -13,15 +13,13 @@
 #include "kernels/gpu/source.h"
 #include "kernels/gpu/strip.h"
 
-#define XQG_MOST_ROWS 256
-
 struct xqg_ranked {
-    float lo[XQG_MOST_ROWS], hi[XQG_MOST_ROWS], mean[XQG_MOST_ROWS], mid[XQG_MOST_ROWS];
-    float base[XQG_MOST_ROWS], inv[XQG_MOST_ROWS];
-    float range[XQG_MOST_ROWS];          // of every row, then in the order of ranks
-    float sum[XQG_MOST_ROWS + 1];        // of the squared ranges in that order
-    int   rank[XQG_MOST_ROWS], cls[XQG_MOST_ROWS], log[XQG_MOST_ROWS];
-    int   list[XQG_MOST_ROWS];           // rows, class by class, 3 first
+    float lo[XQ_MAX_ROWS], hi[XQ_MAX_ROWS], mean[XQ_MAX_ROWS], mid[XQ_MAX_ROWS];
+    float base[XQ_MAX_ROWS], inv[XQ_MAX_ROWS];
+    float range[XQ_MAX_ROWS];          // of every row, then in the order of ranks
+    float sum[XQ_MAX_ROWS + 1];        // of the squared ranges in that order
+    int   rank[XQ_MAX_ROWS], cls[XQ_MAX_ROWS], log[XQ_MAX_ROWS];
+    int   list[XQ_MAX_ROWS];           // rows, class by class, 3 first
     float best[XQG_THREADS];
     int   which[XQG_THREADS];
     int   count[XQ_CLASSES];
@@ -46,9 +44,9 @@ XQ_BODY void xqg_ranges(xqg_place at, xq_side side, Source x, uint32_t lane_mask
 
 // Ranges into descending order, ties by row; and the sums of their squares.
 XQ_BODY void xqg_rank(xqg_place at, int rows, XQ_SHARED xqg_ranked * t) {
-    float mine[XQG_MOST_ROWS/XQG_THREADS];
+    float mine[XQ_MAX_ROWS/XQG_THREADS];
     XQG_UNROLL
-    for (int k = 0; k < XQG_MOST_ROWS/XQG_THREADS; ++k) {
+    for (int k = 0; k < XQ_MAX_ROWS/XQG_THREADS; ++k) {
         const int i = at.id + k*XQG_THREADS;
         mine[k] = i < rows ? t->range[i] : 0.0f;
         int rank = 0;
@@ -61,7 +59,7 @@ XQ_BODY void xqg_rank(xqg_place at, int rows, XQ_SHARED xqg_ranked * t) {
     }
     xqg_barrier();
     XQG_UNROLL
-    for (int k = 0; k < XQG_MOST_ROWS/XQG_THREADS; ++k) {
+    for (int k = 0; k < XQ_MAX_ROWS/XQG_THREADS; ++k) {
         const int i = at.id + k*XQG_THREADS;
         if (i < rows) {
             t->range[t->rank[i]] = mine[k];

@@ -138,7 +138,8 @@ void xq_call_seal(const xqg_layer & layer, xqg_planes p, const int32_t * table) 
     push.p = put(m, layer, p, streams, CODES | META);
     push.table = m.put(table, table_ints(table));
     push.walkers = XQG_SEAL_WALKERS;
-    m.run(XQ_SEAL, push, xqg_seal_grid(layer.v, layer.n_head_kv, seal_bytes(layer.k)), from_1(xq_vulkan_layer_constants(layer)));
+    const xq_grid grid = xqg_seal_grid(layer.k, layer.v, layer.n_head_kv, seal_bytes(layer.k));
+    m.run(XQ_SEAL, push, grid, from_1(xq_vulkan_layer_constants(layer)));
 }
 
 // ---- single strips ----

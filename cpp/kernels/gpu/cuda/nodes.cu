@@ -83,8 +83,8 @@ static cudaError_t store_and_seal(const ggml_tensor * dst, const xq_node & n, cu
 // ---- what is taken ----
 
 static const char * refusal(const xq_node_layer * l) {
-    if (l->dk > 256 || l->dv > 256 || l->dk % 8 != 0 || l->dv % 8 != 0) {
-        return "head dims that are multiples of 8 up to 256";
+    if (!xq_head_dim_fits(l->dk) || !xq_head_dim_fits(l->dv)) {
+        return "head dims that are " XQ_HEAD_DIM_RULE;
     }
     const int quad = (int) (sizeof(xqg_quad)/sizeof(float));
     const bool fits = xqg_attend_bytes(l->k, l->v, l->dk, 1, quad) <= XQG_SHARED_LIMIT && xqg_seal_bytes(l->k, sizeof(xqg_ranked)) <= XQG_SHARED_LIMIT;

@@ -21,7 +21,7 @@ XQG_KERNEL seal_strip_kernel(const xqg_strip_args a, const float * x, uint32_t *
 
 cudaError_t xq_cuda_seal(const xqg_layer & layer, xqg_planes p, const int32_t * table, cudaStream_t stream) {
     const xqg_seal_args a = {layer, XQG_SEAL_WALKERS};
-    const xq_grid grid = xqg_seal_grid(layer.v, layer.n_head_kv, xqg_seal_bytes(layer.k, sizeof(xqg_ranked)));
+    const xq_grid grid = xqg_seal_grid(layer.k, layer.v, layer.n_head_kv, xqg_seal_bytes(layer.k, sizeof(xqg_ranked)));
     XQG_LAUNCH(seal_kernel, grid, stream, a, p, table);
     return cudaGetLastError();
 }

@@ -9,7 +9,8 @@ namespace {
 std::string failure;
 int chosen_span;
 
-// With "-batch" behind the implementation's name, attention is the batch body's for any number of rows, else the other one's.
+// With "-batch" behind the implementation's name, attention is the batch body's for any number of rows, if it has the
+// layer's head dims, else the other one's.
 bool wants_batch(const char * impl) { return impl == xq_emulated_name + std::string("-batch"); }
 bool is_here(const char * impl) { return std::strcmp(impl, xq_emulated_name) == 0 || wants_batch(impl); }
 
@@ -88,7 +89,7 @@ int xq_api_attend(const char * impl, const xq_api_layer * l) {
     if (!is_here(impl)) {
         return -1;
     }
-    const bool batch = wants_batch(impl);
+    const bool batch = wants_batch(impl) && l->dk <= XQG_BATCH_HEAD_DIM && l->dv <= XQG_BATCH_HEAD_DIM;
     const xqg_attend_args a = attend_args_of(*l, batch);
     std::vector<float> parts((size_t) a.n_parts*a.n_tokens*a.n_head*(l->dv + 2), NAN);
     (batch ? xq_call_attend_batch : xq_call_attend)(a, planes_of(*l), l->q, l->mask, l->table, parts.data());

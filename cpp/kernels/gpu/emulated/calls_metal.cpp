@@ -47,7 +47,7 @@ void xq_call_store(const xqg_store_args & args, xqg_planes p, const float * k, c
 
 void xq_call_seal(const xqg_layer & layer, xqg_planes p, const int32_t * table) {
     xqg_seal_args a = {layer, XQG_SEAL_WALKERS};
-    xq_emulator::launch(xqg_seal_grid(layer.v, layer.n_head_kv, xqg_seal_bytes(layer.k, sizeof(xqg_ranked))),
+    xq_emulator::launch(xqg_seal_grid(layer.k, layer.v, layer.n_head_kv, xqg_seal_bytes(layer.k, sizeof(xqg_ranked))),
                         [&] { kernel_xq_seal(a, PLANES, table, SHARED(float), HERE); });
 }
 

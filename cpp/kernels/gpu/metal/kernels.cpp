@@ -83,8 +83,8 @@ int xq_metal_rows(const xqg_layer & l, int wanted, size_t limit) {
 }
 
 const char * xq_metal_refusal(ggml_metal_device_t device, const xq_node_layer & n) {
-    if (n.dk > 256 || n.dv > 256 || n.dk % 8 != 0 || n.dv % 8 != 0) {
-        return "head dims that are multiples of 8 up to 256";
+    if (!xq_head_dim_fits(n.dk) || !xq_head_dim_fits(n.dv)) {
+        return "head dims that are " XQ_HEAD_DIM_RULE;
     }
     const xq_metal_kernels & kernels = xq_metal_kernels_of(device);
     if (!kernels.refusal.empty()) {

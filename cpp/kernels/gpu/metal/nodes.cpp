@@ -155,7 +155,8 @@ void store_and_seal(const work & w, const ggml_tensor * dst, const xq_node & n) 
     }
     if (xqg_seals(n)) {
         const xqg_seal_args a = {xqg_layer_of(*n.layer), XQG_SEAL_WALKERS};
-        w.begin(XQ_METAL_SEAL, a).on(p).on(src[XQ_S_TABLE]).over(xqg_seal_grid(a.layer.v, a.layer.n_head_kv, xq_metal_seal_bytes(a.layer)));
+        const xq_grid grid = xqg_seal_grid(a.layer.k, a.layer.v, a.layer.n_head_kv, xq_metal_seal_bytes(a.layer));
+        w.begin(XQ_METAL_SEAL, a).on(p).on(src[XQ_S_TABLE]).over(grid);
     }
 }
 

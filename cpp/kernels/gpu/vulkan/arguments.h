@@ -40,7 +40,7 @@ constexpr size_t XQ_EXCHANGED = 64*sizeof(uint32_t);
 
 // The layout packs two 16-bit numbers into a word; here they take one each, at the end of the only warp's part.
 template <class Layer> size_t xq_vulkan_attend_bytes(const Layer & l, int rows) {
-    return xqg_attend_bytes(l.k, l.v, l.dk, rows, 4) + sizeof(uint16_t)*(size_t) ((l.dk + 31) & ~31);
+    return xqg_attend_bytes(l.k, l.v, l.dk, rows, 4) + sizeof(uint16_t)*(size_t) ((l.k.rows + 31) & ~31);
 }
 
 // Query rows of a block: as many as there are and as fit, up to `most`.

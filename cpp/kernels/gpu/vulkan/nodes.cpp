@@ -181,7 +181,7 @@ void store_and_seal(ggml_backend_vk_context * ctx, vk_context & subctx, const gg
         d.shared = xq_vulkan_seal_bytes(l);
         d.push = &push;
         d.push_bytes = sizeof(push);
-        d.groups = groups_of(xqg_seal_grid(l.v, l.n_head_kv, d.shared));
+        d.groups = groups_of(xqg_seal_grid(l.k, l.v, l.n_head_kv, d.shared));
         xq_vulkan_dispatch(ctx->device, subctx, d);
         wait();
     }
@@ -193,8 +193,8 @@ const char * refusal_of(const vk_device & device, const xq_node_layer & l) {
     if (const char * lacks = xq_vulkan_lacks(device)) {
         return lacks;
     }
-    if (l.dk > 256 || l.dv > 256 || l.dk % 8 != 0 || l.dv % 8 != 0) {
-        return "head dims that are multiples of 8 up to 256";
+    if (!xq_head_dim_fits(l.dk) || !xq_head_dim_fits(l.dv)) {
+        return "head dims that are " XQ_HEAD_DIM_RULE;
     }
     if (std::max({l.k_code_stream, l.v_code_stream, l.meta_stream, l.page_stream, l.k_row, l.v_row}) > INT_MAX) {
         return "a layer of less than 2^31 bytes of metadata and words of codes for a sequence";
