@@ -9,7 +9,15 @@ from .errors import ConfigError
 TILE = 32
 """Cache cells in one tile (tokens)."""
 
+_LONGEST = 256  # rows of the longest strip of keys
+
 _LARGE = 2**31  # beyond what any setting can be, and still exact as a float
+
+
+def key_strips(head_dim: int) -> tuple[int, int]:
+    """Rows of a strip of keys, and strips of a head (cpp/format/xq_format.h)."""
+    strips = max(1, -(-head_dim // _LONGEST))
+    return -(-head_dim // (8 * strips)) * 8, strips
 
 
 def is_int(value: object) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from ._checks import TILE
+from ._checks import TILE, key_strips
 from .config import XQuantConfig
 from .errors import OutOfMemoryError
 from .gguf_header import ModelInfo
@@ -129,7 +129,8 @@ def _cgroup_room() -> int | None:
 
 def ranked_meta_bytes(dim: int) -> int:
     """Bytes beside the codes of one tile and head of ranked keys (cpp/format/xq_ranked.h)."""
-    return 20 + dim // 4 + dim // 2 + dim
+    rows, strips = key_strips(dim)
+    return strips * (20 + rows // 4 + rows // 2 + rows)
 
 
 def _meta_bits(config: XQuantConfig, side: str, dim: int) -> float:

@@ -33,8 +33,8 @@ std::vector<xq_layer_shape> shapes_of(const xq_cache::params & p) {
 }
 
 void check_head_dim(int il, const char * what, int dim) {
-    if (dim % 8 != 0 || dim < 32 || dim > XQ_MAX_HEAD_DIM) {
-        refuse("xquant: head dims must be multiples of 8 from 32 to 256; got a " + std::string(what) + " head dim of " +
+    if (!xq_head_dim_fits(dim)) {
+        refuse("xquant: head dims must be " XQ_HEAD_DIM_RULE "; got a " + std::string(what) + " head dim of " +
                std::to_string(dim) + " in layer " + std::to_string(il) + "; use kv=\"f16\" or a stock type for this model");
     }
 }

@@ -77,6 +77,10 @@ def test_bits_of_the_format() -> None:
     assert units_within(one, true_bits(one, units) - 1e-3) == units - 1
     assert Shape(0, 1, 128, 80).cost("v", 2) == 6  # three strips, the last one padded
     assert Shape(0, 1, 80, 80).widths("k") == (1.2, 1.6, 2.0, 2.4, 3.2, 4.4)
+    wide = Shape(0, 2, 512, 512)  # keys of two strips of 256 rows
+    assert (wide.cost("k", 2), wide.meta_bytes("k")) == (64, 4 * (20 + 1.75 * 256))
+    padded = Shape(0, 1, 264, 64)  # of two strips of 136 rows
+    assert (padded.cost("k", 2), padded.meta_bytes("k")) == (18, 2 * (20 + 1.75 * 136))
 
 
 def curves(seed: int = 0) -> dict[Any, Curve]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .._checks import TILE
+from .._checks import TILE, key_strips
 from ..memory import ranked_meta_bytes
 
 Side = Literal["k", "v"]
@@ -33,12 +33,14 @@ class Shape:
         """Bits to choose from; those of keys are what whole words of a lane hold."""
         if side == "v":
             return WIDTHS["v"]
-        return tuple(dict.fromkeys(self._words(bits) * TILE / self.dk for bits in WIDTHS["k"]))
+        rows, _ = key_strips(self.dk)
+        return tuple(dict.fromkeys(self._words(bits) * TILE / rows for bits in WIDTHS["k"]))
 
     def cost(self, side: Side, bits: float) -> int:
         """Codes of one tile, in units of 128 bytes (a word of 32 lanes)."""
-        strip = self._words(bits) if side == "k" else int(bits) * -(-self.dv // TILE)
-        return self.heads * strip
+        if side == "k":
+            return self.heads * key_strips(self.dk)[1] * self._words(bits)
+        return self.heads * int(bits) * -(-self.dv // TILE)
 
     def meta_bytes(self, side: Side) -> int:
         """Scales and all else beside the codes of one tile, in bytes; the same for all bits."""
@@ -47,7 +49,8 @@ class Shape:
         return self.heads * (4 + TILE) * -(-self.dv // (2 * TILE))
 
     def _words(self, bits: float) -> int:
-        return max(1, int(bits * self.dk / TILE + 0.5))
+        """Of a lane of one strip of keys."""
+        return max(1, int(bits * key_strips(self.dk)[0] / TILE + 0.5))
 
 
 def shapes_of(layers: Sequence[Mapping[str, Any]]) -> list[Shape]:

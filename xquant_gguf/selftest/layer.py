@@ -93,14 +93,16 @@ class Layer:
     def unpacked(self, tile: int, head: int) -> tuple[Floats, Floats]:
         """Keys and values ``[32, dim]`` of a tile's codes."""
         s, at = self.shape, (tile, head)
-        keys = self._strip(s.k, self.k_codes[at], self.k_meta[at]).T
+        key_words = self.k_codes[at].reshape(s.k.strips, -1)
+        key_metas = self.k_meta[at].reshape(s.k.strips, -1)
+        keys = np.concatenate([self._strip(s.k, *pair) for pair in zip(key_words, key_metas)])
         words = self.v_codes[at].reshape(s.v.strips, -1)
         metas = self.v_meta[at].reshape(-1, self.kernels.meta_bytes(s.v))
         parts = [
             self._strip(s.v, words[i], metas[i // s.v.shared])[:, : s.v.lanes(i)]
             for i in range(s.v.strips)
         ]
-        return keys, np.concatenate(parts, axis=1)
+        return keys[: s.dim].T, np.concatenate(parts, axis=1)
 
     def arrays(self, *, sealed: bool) -> dict[str, Fenced]:
         """A copy of the cache for a kernel to work on.
@@ -203,10 +205,13 @@ class Layer:
             self._seal_values(tile, head, values, leader=s.follow)
 
     def _seal_keys(self, tile: int, head: int, keys: Floats, *, leader: bool) -> None:
-        x = np.ascontiguousarray(keys.T)
-        codes, meta = self.k_codes[tile, head], self.k_meta[tile, head]
-        bits = self._cell_bits(tile)
-        self.kernels.seal(REFERENCE, self.shape.k, x, None, bits, codes, meta, leader=leader)
+        side, bits = self.shape.k, self._cell_bits(tile)
+        x = np.zeros((side.strips * side.rows, LANES), np.float32)
+        x[: self.shape.dim] = keys.T
+        words = self.k_codes[tile, head].reshape(side.strips, -1)
+        metas = self.k_meta[tile, head].reshape(side.strips, -1)
+        for part, codes, meta in zip(x.reshape(side.strips, -1, LANES), words, metas):
+            self.kernels.seal(REFERENCE, side, part, None, bits, codes, meta, leader=leader)
 
     def _seal_values(self, tile: int, head: int, values: Floats, *, leader: bool) -> None:
         side, k = self.shape.v, self.kernels

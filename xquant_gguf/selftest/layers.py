@@ -14,7 +14,7 @@ from .checks import Cases, bytes_off, nmse
 from .fenced import Fenced
 from .kernels import Kernels, address
 from .layer import BOTH, EMPTY, SEALED, Layer, Shape
-from .sealing import DIMS
+from .sealing import HEAD_DIMS
 from .sides import META_F16, Side, plain_values, ranked_keys, unbiased_values, uniform_keys
 
 _GROUPS = (1, 3, 7)
@@ -41,7 +41,7 @@ def packings(dim: int) -> dict[str, tuple[Side, Side]]:
 
 def seal(kernels: Kernels, name: str, threads: int) -> Cases:
     """Tiles out of their pages, with and without empty cells."""
-    for dim in DIMS:
+    for dim in HEAD_DIMS:
         for (packing, sides), holes in itertools.product(packings(dim).items(), (False, True)):
             shape = Shape(*sides, dim, cells=96, holes=holes)
             yield f"{packing}, head dim {dim}", _seal(kernels, name, shape, threads)
@@ -49,14 +49,14 @@ def seal(kernels: Kernels, name: str, threads: int) -> Cases:
 
 def seal_followers(kernels: Kernels, name: str, threads: int) -> Cases:
     """Tiles of a layer that reads its leader's codes."""
-    for dim, packing in itertools.product(DIMS, _SHARING):
+    for dim, packing in itertools.product(HEAD_DIMS, _SHARING):
         shape = Shape(*packings(dim)[packing], dim, cells=96, follow=True)
         yield f"{packing}, head dim {dim}", _seal(kernels, name, shape, threads)
 
 
 def attention(kernels: Kernels, name: str, threads: int) -> Cases:
     """Tiles in every form; every head dim, group and number of queries with some packing."""
-    grid = itertools.product(DIMS, _GROUPS, _TOKENS)
+    grid = itertools.product(HEAD_DIMS, _GROUPS, _TOKENS)
     for i, (dim, group, tokens) in enumerate(grid):
         packing, sides = list(packings(dim).items())[i % len(packings(dim))]
         shape = Shape(
@@ -73,21 +73,21 @@ def attention(kernels: Kernels, name: str, threads: int) -> Cases:
 
 def wide_ranges(kernels: Kernels, name: str, threads: int) -> Cases:
     """Channels of widths from 1/64 to 64, which make logits of hundreds."""
-    for dim, packing in itertools.product(DIMS, ("lossless", "quality", "balanced", "tiny")):
+    for dim, packing in itertools.product(HEAD_DIMS, ("lossless", "quality", "balanced", "tiny")):
         shape = Shape(*packings(dim)[packing], dim, group=3, tokens=3, data="spread")
         yield _label(packing, shape), _attend(kernels, name, shape, threads)
 
 
 def boundary(kernels: Kernels, name: str, threads: int) -> Cases:
     """Queries of one batch on both sides of a tile's window: page for some, codes for others."""
-    for dim, tokens in itertools.product(DIMS, (2, 5, 40)):
+    for dim, tokens in itertools.product(HEAD_DIMS, (2, 5, 40)):
         shape = Shape(*packings(dim)["tiny"], dim, group=3, tokens=tokens, cells=96, forms=(BOTH,))
         yield _label("tiny", shape), _attend(kernels, name, shape, threads)
 
 
 def followers(kernels: Kernels, name: str, threads: int) -> Cases:
     """A layer's own scales over its leader's codes."""
-    for dim, packing, tokens in itertools.product(DIMS, _SHARING, (1, 20)):
+    for dim, packing, tokens in itertools.product(HEAD_DIMS, _SHARING, (1, 20)):
         shape = Shape(*packings(dim)[packing], dim, group=2, tokens=tokens, follow=True)
         yield _label(packing, shape), _attend(kernels, name, shape, threads)
 

@@ -14,6 +14,7 @@ from .sides import FIT_LS, LANES, META_F16, META_Q8, ranked_keys, unbiased_value
 from .strips import ALL, channels, differ, sealed, unbiased_differ, unpacked
 
 DIMS = (64, 80, 96, 128, 256)
+HEAD_DIMS = (*DIMS, 512)  # of layers: keys beyond 256 are two strips
 RANKED_BITS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.5, 6.0, 8.0)
 METAS = {"f16": META_F16, "q8": META_Q8}
 _MASKS = (ALL, 0x0000FFFF, 0x5A5A1234)

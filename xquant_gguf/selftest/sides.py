@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .._checks import TILE
+from .._checks import TILE, key_strips
 from ..config import XQuantConfig
 
 LANES = 32
@@ -52,13 +52,15 @@ class Side:
 def uniform_keys(dim: int, bits: int, meta: int = META_Q8, *, fit: int = FIT_MINMAX) -> Side:
     """Keys with the same bits in every channel, relaxed as the presets are."""
     eta = float(getattr(_RELAXED, f"k_eta{bits}"))
-    return Side(bits, meta, rows=dim, fit=fit, eta=eta)
+    return Side(bits, meta, *key_strips(dim), fit=fit, eta=eta)
 
 
 def ranked_keys(dim: int, bits: float) -> Side:
     """Keys with more bits in wide channels, ``bits`` on average."""
-    words = max(1, round(bits * dim / 32))
-    return Side(0, META_RANKED, dim, words=words, eta=_RELAXED.k_eta1, eta2=_RELAXED.k_eta2)
+    rows, strips = key_strips(dim)
+    words = max(1, round(bits * rows / 32))
+    eta, eta2 = _RELAXED.k_eta1, _RELAXED.k_eta2
+    return Side(0, META_RANKED, rows, strips, words=words, eta=eta, eta2=eta2)
 
 
 def plain_values(dim: int, bits: int, meta: int = META_Q8, *, fit: int = FIT_MINMAX) -> Side:
