@@ -156,7 +156,7 @@ def packed_snapshot(report: Mapping[str, Any], *, recurrent: int = 0) -> CacheSn
         layers=tuple(report["layers"]),
         config=report.get("config", ""),
         bytes_recurrent=recurrent,
-        note="" if report["layers"] else _ALL_WINDOWS,
+        note="" if sizes["codes"] else _ALL_WINDOWS,
     )
 
 
