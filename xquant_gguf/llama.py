@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _fork, _native, memory, saved_state
+from . import _fork, _native, saved_state
 from ._checkpoints import DEFAULT_BYTES, Checkpoints
 from ._completing import Completing, QuietDiskCache
 from ._failures import explain, last_reason
+from ._fitting import fitted_ctx
 from ._gate import Gate
 from ._guarded import Guarded, lock_context, mark_gone
 from ._keywords import checked_keywords
@@ -24,7 +25,6 @@ from ._rewind import keeps_whole_windows
 from ._templates import SoundTemplates
 from .config import FLAGS, KV, UNSET, Threshold, Unset, XQuantConfig, resolve_kv
 from .errors import (
-    ConfigError,
     ModelFileError,
     SessionFileError,
     UnsupportedModelError,
@@ -48,7 +48,6 @@ _STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).paramete
     "self",
     "kwargs",
 }
-_MAX_CTX = 2**31 - 256
 
 # llama_cpp silences a loading model by redirecting the process's output, which two
 # threads at once would leave redirected
@@ -71,6 +70,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         checkpoint_bytes: memory for copies of recurrent states and sliding windows, from which
             an edited prompt goes on. Default 256 MiB; 0 for none, then it is read again.
         **kwargs: every keyword of ``llama_cpp.Llama`` (``n_ctx``, ``n_threads``, ...).
+            ``n_ctx`` may be "max": as many tokens as fit, up to what the model was made for.
             ``verbose``, llama.cpp's log on standard error, is False unless it is asked for.
             ``flash_attn`` is switched on where the cache needs it. Keywords that
             ``llama_cpp.Llama`` would ignore give an XQuantWarning. ``swa_full``, whether
@@ -128,7 +128,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         kwargs = {"verbose": False, **checked_keywords(self._kv, kwargs, _STOCK_KEYWORDS)}
         path = os.fspath(model_path)
         self._info = read_header(path)
-        self._check_memory(kwargs)
+        kwargs["n_ctx"] = fitted_ctx(path, self._info, self._kv, kwargs)
         if kwargs.get("lora_path"):
             kwargs["lora_path"] = os.fspath(kwargs["lora_path"])
             read_header(kwargs["lora_path"])
@@ -268,18 +268,6 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
     def model_params(self, params: Any) -> None:
         self._progress.attach(params)
         self._model_params = params
-
-    def _check_memory(self, kwargs: dict[str, Any]) -> None:
-        n_ctx = kwargs.get("n_ctx", 512)
-        if isinstance(n_ctx, bool) or not isinstance(n_ctx, int) or not 0 <= n_ctx <= _MAX_CTX:
-            raise ConfigError(
-                f"n_ctx is a number of tokens from 1 to {_MAX_CTX}, or 0 for the model's own",
-                repr(n_ctx),
-                "try n_ctx=4096",
-            )
-        on_host = not kwargs.get("n_gpu_layers", 0) or not kwargs.get("offload_kqv", True)
-        if on_host and not kwargs.get("vocab_only", False):
-            memory.check_fits(self._info, self._kv, n_ctx, memory.available_bytes())
 
     def _create(self, path: str, kwargs: dict[str, Any]) -> None:
         """Run llama_cpp's constructor with our cache type, and say in our terms what failed."""

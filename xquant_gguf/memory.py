@@ -1,4 +1,4 @@
-"""How large a cache will be, how much memory there is, and a refusal before anything is loaded."""
+"""How large a cache will be by its shapes, and how much memory there is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ._checks import TILE, key_strips
 from .config import XQuantConfig
-from .errors import OutOfMemoryError
 from .gguf_header import ModelInfo
 from .stock import STOCK, StockKV
 
@@ -61,39 +60,6 @@ def cache_bytes(info: ModelInfo, kv: XQuantConfig | StockKV, n_ctx: int) -> int:
 def f16_bytes(info: ModelInfo, n_ctx: int) -> int:
     """Bytes of llama.cpp's default cache at ``n_ctx`` tokens."""
     return stock_bytes(info, STOCK["f16"], n_ctx)
-
-
-def check_fits(
-    info: ModelInfo, kv: XQuantConfig | StockKV, n_ctx: int, available: int | None
-) -> None:
-    """Refuse a cache that is larger than the memory there is.
-
-    Args:
-        n_ctx: tokens; 0 stands for the length the model was trained for.
-        available: bytes, or None if unknown: then nothing is refused.
-
-    Raises:
-        OutOfMemoryError: with both sizes and the largest ``n_ctx`` that fits.
-    """
-    if available is None or not info.plain:
-        return
-    n_ctx = n_ctx or info.n_ctx_train
-    needed = cache_bytes(info, kv, n_ctx)
-    if needed <= available:
-        return
-    low, high = 0, n_ctx // _STEP
-    while low < high:
-        middle = (low + high + 1) // 2
-        if cache_bytes(info, kv, middle * _STEP) <= available:
-            low = middle
-        else:
-            high = middle - 1
-    largest = low * _STEP
-    raise OutOfMemoryError(
-        f"the KV cache must fit into the {available / MIB:,.0f} MiB of memory available",
-        f"{needed / MIB:,.0f} MiB for n_ctx={n_ctx}",
-        f"use n_ctx={largest} or less" if largest else "free some memory",
-    )
 
 
 def available_bytes() -> int | None:

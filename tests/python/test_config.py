@@ -198,18 +198,6 @@ def test_f16_bytes_of_a_known_model() -> None:
     assert memory.f16_bytes(SMOL, 8192) == 188_743_680
 
 
-def test_a_cache_beyond_memory_names_the_largest_that_fits() -> None:
-    room = memory.stock_bytes(SMOL, STOCK["f16"], 4096)
-    memory.check_fits(SMOL, STOCK["f16"], 4096, room)
-    memory.check_fits(SMOL, STOCK["f16"], 10**9, None)
-    with pytest.raises(memory.OutOfMemoryError, match="n_ctx=4096 or less") as caught:
-        memory.check_fits(SMOL, STOCK["f16"], 0, room)
-    assert "n_ctx=8192" in caught.value.value
-    assert isinstance(caught.value, MemoryError)
-    with pytest.raises(memory.OutOfMemoryError, match="free some memory"):
-        memory.check_fits(SMOL, XQuantConfig(), 4096, 1000)
-
-
 def test_a_packed_cache_is_estimated_smaller_than_f16() -> None:
     share = memory.packed_bytes(SMOL, XQuantConfig(), 8192) / memory.f16_bytes(SMOL, 8192)
     assert 0.15 < share < 0.25

@@ -5,7 +5,6 @@ Run as a program it is the fuzzer itself, in a process whose memory is limited.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import resource
 import struct
@@ -21,7 +20,7 @@ from xquant_gguf import memory
 from xquant_gguf.chat import figures
 from xquant_gguf.chat.model import default_ctx
 from xquant_gguf.config import PRESETS
-from xquant_gguf.errors import ModelFileError, OutOfMemoryError
+from xquant_gguf.errors import ModelFileError
 from xquant_gguf.gguf_header import ModelInfo, read_header
 from xquant_gguf.kv_cache import stock_snapshot
 from xquant_gguf.stock import STOCK
@@ -101,9 +100,7 @@ def use(path: Path) -> ModelInfo | None:
         return None
     n_ctx = default_ctx(info)
     for name, kv in PRESETS.items():
-        for tokens, room in ((n_ctx, 2**40), (n_ctx, 0), (0, 10**6)):
-            with contextlib.suppress(OutOfMemoryError):
-                memory.check_fits(info, kv, tokens, room)
+        assert memory.cache_bytes(info, kv, n_ctx) >= 0
         assert figures.as_text(figures.config_rows(name, kv, info, n_ctx))
     for kv in (STOCK["f16"], STOCK["q4_0"]):
         stock_snapshot(info, kv, kv, n_ctx=n_ctx, tokens=0)
