@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import json
 import os
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,6 @@ MARK = b"@@"
 
 NOTHING_TO_DO = 77
 TAIL = 1500
-_DEATH = 1  # PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,10 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**environment, **step.environment},
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=_lead_a_group,
     )
-    tail, late = _follow(process, entry, results, start + limit, log)
+    with _watched(process):
+        tail, late = _follow(process, entry, results, start + limit, log)
     seconds = time.monotonic() - start
     code = process.returncode
     failures = entry.get("failures", 0)
@@ -166,9 +165,31 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _die_with_parent() -> None:
-    """Linux: a step does not outlive ``check.sh``, however that ends."""
-    ctypes.CDLL(None).prctl(_DEATH, signal.SIGKILL)
+def _lead_a_group() -> None:
+    os.setpgid(0, 0)
+
+
+@contextlib.contextmanager
+def _watched(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """No process of a step outlives this one, however it ends.
+
+    One more in the step's group reads a pipe that only this process can write to: its end is the
+    end of the group.
+    """
+    read, write = os.pipe()
+    watcher = subprocess.Popen(
+        ["sh", "-c", "read nothing; kill -KILL 0"],
+        stdin=read,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=functools.partial(os.setpgid, 0, process.pid),
+    )
+    os.close(read)
+    try:
+        yield
+    finally:
+        os.close(write)
+        watcher.wait()
 
 
 def say(**values: Any) -> None:
