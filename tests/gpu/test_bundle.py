@@ -199,7 +199,7 @@ def test_a_killed_runner_takes_its_steps_along(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code]
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 30
-    while not any("sleep" in line for line in running_in(tmp_path)):
+    while not any(line.startswith("sleep") for line in running_in(tmp_path)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.kill()
