@@ -200,7 +200,7 @@ void stock(ggml_backend_t backend, const options & o, const scenario & s, int n_
             }
             ggml_tensor * k = ggml_permute(m.c, cache[cache.size() - 2], 0, 2, 1, 3), * v = ggml_permute(m.c, cache.back(), 0, 2, 1, 3);
             ggml_tensor * cur = ggml_flash_attn_ext(m.c, q, k, v, mask, 1/std::sqrt((float) s.dk), 0.0f, 0.0f);
-            ggml_flash_attn_ext_set_prec(cur, GGML_PREC_F32); // as llama.cpp
+            ggml_prec_set_acc(cur, GGML_PREC_F32); // as llama.cpp
             ggml_build_forward_expand(gf, cur);
         }
         m.alloc(backend);
