@@ -175,7 +175,7 @@ ROW = "print('@@' + '{\"row\": 1}', flush=True)"
 
 
 def test_a_step_that_is_stopped_keeps_its_rows(tmp_path: Path) -> None:
-    sleeper = "import subprocess; subprocess.run(['sleep', '77'])"
+    sleeper = "import os, subprocess; subprocess.run(['sleep', '77'], preexec_fn=os.setpgrp)"
     start = time.monotonic()
     step = outcome(tmp_path, f"{ROW}; {sleeper}", limit=2)
     assert time.monotonic() - start < 6
@@ -184,8 +184,8 @@ def test_a_step_that_is_stopped_keeps_its_rows(tmp_path: Path) -> None:
 
 
 def test_a_killed_runner_takes_its_steps_along(tmp_path: Path) -> None:
-    """Also what a step has started."""
-    step = "import subprocess; subprocess.run(['sleep', '78'])"
+    """Also what a step has started, in a process group of its own as ninja's are."""
+    step = "import os, subprocess; subprocess.run(['sleep', '78'], preexec_fn=os.setpgrp)"
     code = f"""if True:
         import os, sys
         from pathlib import Path

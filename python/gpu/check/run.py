@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import selectors
-import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from . import watch
 from .results import FAILED, LATE, PASSED, SKIPPED, Results
 
 MARK = b"@@"
@@ -87,7 +87,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**environment, **step.environment},
-        preexec_fn=_lead_a_group,
+        start_new_session=True,
     )
     with _watched(process):
         tail, late = _follow(process, entry, results, start + limit, log)
@@ -144,7 +144,7 @@ def _follow(
         with contextlib.suppress(subprocess.TimeoutExpired):  # it may close its output and go on
             process.wait(max(deadline - time.monotonic(), 1))
         late = process.poll() is None
-    _kill(process)
+    watch.end(process.pid)
     process.wait()
     return (tail + rest).decode("utf-8", "replace"), late
 
@@ -159,31 +159,12 @@ def _take(line: bytes, entry: dict[str, Any]) -> None:
     entry.update({k: v for k, v in value.items() if k not in ("row", "status")})
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The step and whatever it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _lead_a_group() -> None:
-    os.setpgid(0, 0)
-
-
 @contextlib.contextmanager
 def _watched(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """No process of a step outlives this one, however it ends.
-
-    One more in the step's group reads a pipe that only this process can write to: its end is the
-    end of the group.
-    """
+    """Nothing of a step outlives it, nor this process (watch.py)."""
     read, write = os.pipe()
-    watcher = subprocess.Popen(
-        ["sh", "-c", "read nothing; kill -KILL 0"],
-        stdin=read,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=functools.partial(os.setpgid, 0, process.pid),
-    )
+    command = [sys.executable, watch.__file__, str(process.pid)]
+    watcher = subprocess.Popen(command, stdin=read, start_new_session=True)
     os.close(read)
     try:
         yield
