@@ -73,16 +73,19 @@ def empty_and_usable(ctx: Context, want: Any) -> None:
     assert np.array_equal(ctx.feed(WORDS[:40]), want)
 
 
-def test_every_truncation_is_refused(context: Open) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_every_truncation_is_refused(context: Open, whole: bool) -> None:
+    sequence = -1 if whole else 0
     ctx = filled(context)
-    state = saved.save(ctx)
+    state = saved.save(ctx, sequence)
     want = context().feed(WORDS[:40])
+    start = len("llama") + 4 if whole else saved.OUTER
     for n in range(len(state)):
-        assert not saved.restore(ctx, state[:n]), n
-        if n >= saved.OUTER:  # llama.cpp looks at these bytes before it asks the cache
+        assert not saved.restore(ctx, state[:n], sequence), n
+        if n >= start:  # llama.cpp looks at the bytes before it asks the cache
             assert ctx.held == [0], n
     empty_and_usable(ctx, want)
-    assert saved.restore(ctx, state)
+    assert saved.restore(ctx, state, sequence)
     assert ctx.held == [70]
 
 
