@@ -108,7 +108,6 @@ void aborted(history & h, world & w, const std::vector<part> & list, const batch
     ++h.count.aborts;
     text += ", aborted";
     std::vector<part> kept = list;
-    bool any = false;
     for (part & p : kept) {
         const llama_pos max = llama_memory_seq_pos_max(w.packed_memory(), p.s);
         if (max + 1 < p.from || max + 1 > p.from + p.n) {
@@ -116,7 +115,6 @@ void aborted(history & h, world & w, const std::vector<part> & list, const batch
                           std::to_string(max + 1) + " positions: it had " + std::to_string(p.from));
         }
         p.n = max + 1 - p.from;
-        any = any || p.n > 0;
     }
     const int ret = llama_decode(w.plain(), b.b);
     if (ret != 0) {
@@ -127,7 +125,8 @@ void aborted(history & h, world & w, const std::vector<part> & list, const batch
         llama_memory_seq_rm(w.plain_memory(), p.s, p.from + p.n, -1);
     }
     account(w, kept, false, 0, 0);
-    h.over = w.of.window && any; // the f16 windows have lost more tokens than the packed cache's
+    // The f16 context went on to the end, and its windows may have lost tokens that the packed one's have not.
+    h.over = w.of.window && b.b.n_tokens > (int) llama_n_ubatch(w.packed());
 }
 
 } // namespace
