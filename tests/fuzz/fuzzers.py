@@ -2,7 +2,7 @@
 
     python tests/fuzz/fuzzers.py address --seconds 300         # operations, under ASan and UBSan
     python tests/fuzz/fuzzers.py plain --operations 1000000    # operations, with XQUANT_GGUF_LIB
-    python tests/fuzz/fuzzers.py thread                        # three contexts in threads, TSan
+    python tests/fuzz/fuzzers.py thread                        # two contexts in two threads, TSan
     python tests/fuzz/fuzzers.py state|config [SECONDS]        # libFuzzer, needs clang
 
 Arguments behind the name go to the program.
