@@ -4,6 +4,8 @@ set(XQ_SOURCES
     cache/config.cpp
     cache/convert.cpp
     cache/identity.cpp
+    cache/metric.cpp
+    cache/metric_steps.cpp
     cache/plan.cpp
     cache/report.cpp
     cache/restore.cpp
@@ -18,6 +20,7 @@ set(XQ_SOURCES
     capi/xquant.cpp
     graph/graph.cpp
     graph/nodes.cpp
+    graph/queries.cpp
     kernels/cpu/attend.cpp
     kernels/cpu/avx2.cpp
     kernels/cpu/avx2_seal.cpp

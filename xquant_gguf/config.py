@@ -61,6 +61,8 @@ class XQuantConfig:
             ``python -m xquant_gguf.calibrate`` finds (None, None).
         k_alloc: ``"range"`` gives 0, 1, 2 or 4 bits to a key channel (1, 2, 4 or 8 from
             4 bits on average) by its range within a tile; ``"uniform"`` k_bits to each.
+        k_metric: ``"queries"`` keeps key channels in the size that queries give them, read
+            off the model's weights at load; scores stay what they are. ``"none"``: as they are.
         v_fit: ``"unbiased"``, symmetric levels under a scale that keeps ``<x, x>``, 64
             channels a group; ``"minmax"``, 32 channels between minimum and maximum.
         v_rot: ``"hadamard"`` rotates values before they are packed, or ``"none"``.
@@ -92,6 +94,9 @@ class XQuantConfig:
     v_layers: str | None = field(default=None, metadata=_help("value bits by layer, as 2/1/3"))
     k_alloc: Literal["uniform", "range"] = field(
         default="range", metadata=_help("key channels: all the same bits, or by range")
+    )
+    k_metric: Literal["none", "queries"] = field(
+        default="queries", metadata=_help("keys in the metric of queries, or none")
     )
     v_fit: Literal["minmax", "unbiased"] = field(
         default="unbiased", metadata=_help("levels of values: minmax or unbiased")
@@ -132,6 +137,7 @@ class XQuantConfig:
 
     def __post_init__(self) -> None:
         check_choice("k_alloc", self.k_alloc, ("uniform", "range"))
+        check_choice("k_metric", self.k_metric, ("none", "queries"))
         check_choice("v_fit", self.v_fit, ("minmax", "unbiased"))
         check_choice("v_rot", self.v_rot, ("none", "hadamard"))
         check_key = check_bits if self.k_alloc == "uniform" else check_key_bits
@@ -194,6 +200,7 @@ FLAGS: tuple[str, ...] = tuple(item.name for item in dataclasses.fields(XQuantCo
 
 _PAPER = XQuantConfig(
     k_alloc="uniform",
+    k_metric="none",
     v_fit="minmax",
     v_rot="none",
     k_eta1=_ETA1,

@@ -96,6 +96,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         k_layers: str | Unset | None = UNSET,
         v_layers: str | Unset | None = UNSET,
         k_alloc: str | Unset = UNSET,
+        k_metric: str | Unset = UNSET,
         v_fit: str | Unset = UNSET,
         v_rot: str | Unset = UNSET,
         k_1bit_from: Threshold | Unset = UNSET,

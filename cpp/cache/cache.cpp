@@ -166,6 +166,10 @@ void xq_cache::add_layer(ggml_context * ctx, int il, ggml_tensor * k_pages, ggml
         it->owns_v() ? plane(GGML_TYPE_I32, it->v_words(), "xq_v") : layer_of(it->plan.v_leader)->planes.v_codes,
         plane(GGML_TYPE_I8, it->k_meta_size() + it->v_meta_size(), "xq_m"),
     };
+    const auto & s = it->plan.shape;
+    if (config.k_metric == XQ_METRIC_QUERIES && s.n_head_kv > 0 && !model.hparams.no_alloc) {
+        it->metric = std::make_shared<xq_metric>(buft, il, s.dk, s.n_head_kv);
+    }
 }
 
 const xq_layer * xq_cache::find(int il) const {

@@ -3,6 +3,7 @@
 
 #include "cache/config.h"
 #include "cache/identity.h"
+#include "cache/metric.h"
 #include "cache/plan.h"
 #include "cache/tiles.h"
 #include "graph/nodes.h"
@@ -35,6 +36,7 @@ struct xq_layer {
     xq_node_layer  node{};
     xq_node_planes planes{};
     bool on_host = true;
+    std::shared_ptr<xq_metric> metric; // null: keys as they are
 
     bool owns_k() const { return plan.k_leader == plan.shape.il; }
     bool owns_v() const { return plan.v_leader == plan.shape.il; }
@@ -101,9 +103,12 @@ private:
 
     using saved_tiles = std::vector<xq_saved_tile>;
     saved_tiles tiles_to_save(const llama_kv_cells & cells, int seq_id, uint32_t stream) const;
-    saved_tiles read_checked(llama_io_read_i & io, bool whole) const;
+    saved_tiles read_checked(llama_io_read_i & io, bool whole, std::vector<xq_metric_steps> & metric) const;
     std::vector<int> fit(saved_tiles & list, const llama_kv_cells & cells, bool whole, uint32_t stream) const;
     void put(const saved_tiles & list, const std::vector<int> & at, llama_kv_cells & cells, int seq_id, uint32_t stream);
+    // The factors of all layers' keys, and taking over those of a state, which a cache that holds other tokens cannot.
+    std::vector<xq_metric_steps> metric() const;
+    void adopt(const std::vector<xq_metric_steps> & metric, const std::vector<llama_kv_cells> & cells, int seq_id);
     std::string fingerprint() const; // of everything that the bytes of a session depend on, but for the weights
     const xq_identity & identity() const;
 

@@ -156,6 +156,7 @@ xq_config xq_config_parse(const std::string & text) {
         else if (key == "k_layers")     { c.k_layers = parse_layers(key, value, false); }
         else if (key == "v_layers")     { c.v_layers = parse_layers(key, value, true); }
         else if (key == "k_alloc")      { c.k_alloc    = parse_choice(key, value, "uniform", "range"); }
+        else if (key == "k_metric")     { c.k_metric   = parse_choice(key, value, "none", "queries"); }
         else if (key == "v_fit")        { c.v_unbiased = parse_choice(key, value, "minmax", "unbiased") == 1; }
         else if (key == "v_rot")        { c.v_rotate   = parse_choice(key, value, "none", "hadamard") == 1; }
         else if (key == "k_1bit_from")  { c.k_1bit_from  = parse_threshold(key, value, false); }
@@ -171,7 +172,7 @@ xq_config xq_config_parse(const std::string & text) {
         else if (key.size() == 6 && (key.compare(0, 5, "k_eta") == 0 || key.compare(0, 5, "v_eta") == 0) && key[5] >= '1' && key[5] <= '4') {
             (key[0] == 'k' ? c.k_eta : c.v_eta)[key[5] - '0'] = parse_eta(key, value);
         } else {
-            throw std::runtime_error("xquant: a setting must exist; got '" + key + "'; known are k_bits, v_bits, k_layers, v_layers, k_alloc, v_fit, v_rot, k_1bit_from, "
+            throw std::runtime_error("xquant: a setting must exist; got '" + key + "'; known are k_bits, v_bits, k_layers, v_layers, k_alloc, k_metric, v_fit, v_rot, k_1bit_from, "
                 "v_1bit_from, k_share_from, v_share_from, window, sink, k_eta1..4, v_eta1..4, k_meta, v_meta, "
                 "follower, max_ubatch");
         }
@@ -185,7 +186,8 @@ std::string xq_config::text() const {
     const auto meta = [](int m) { return m == XQ_META_F16 ? "f16" : "q8"; };
     s << "k_bits=" << number(k_bits) << ",v_bits=" << v_bits
       << ",k_layers=" << k_layers.text() << ",v_layers=" << v_layers.text()
-      << ",k_alloc=" << (k_alloc == XQ_ALLOC_RANGE ? "range" : "uniform") << ",v_fit=" << (v_unbiased ? "unbiased" : "minmax")
+      << ",k_alloc=" << (k_alloc == XQ_ALLOC_RANGE ? "range" : "uniform")
+      << ",k_metric=" << (k_metric == XQ_METRIC_QUERIES ? "queries" : "none") << ",v_fit=" << (v_unbiased ? "unbiased" : "minmax")
       << ",v_rot=" << (v_rotate ? "hadamard" : "none")
       << ",k_1bit_from="  << k_1bit_from.text()  << ",v_1bit_from="  << v_1bit_from.text()
       << ",k_share_from=" << k_share_from.text() << ",v_share_from=" << v_share_from.text()

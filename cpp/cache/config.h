@@ -26,11 +26,15 @@ struct xq_layer_bits {
 #define XQ_ALLOC_UNIFORM 0 // every key channel has k_bits
 #define XQ_ALLOC_RANGE   1 // channels with a wide range have more, k_bits on average (format/xq_ranked.h)
 
+#define XQ_METRIC_NONE    0 // keys as they are
+#define XQ_METRIC_QUERIES 1 // by the size of the queries that the weights alone let expect (metric.h)
+
 struct xq_config {
     double k_bits = 2;             // whole bits where they are uniform
     int v_bits = 2;
     xq_layer_bits k_layers, v_layers; // empty: k_bits and v_bits
     int  k_alloc    = XQ_ALLOC_RANGE;
+    int  k_metric   = XQ_METRIC_QUERIES; // keys are kept in the metric of queries (metric.h)
     bool v_unbiased = true;        // symmetric values under an unbiased scale (format/xq_unbiased.h)
     bool v_rotate   = true;        // Hadamard (format/xq_rotate.h)
     xq_threshold k_1bit_from, v_1bit_from;

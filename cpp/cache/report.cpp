@@ -58,6 +58,8 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
         rows << (rows.tellp() > 0 ? "," : "") << "{\"il\":" << s.il << ",\"packed\":true"
              << ",\"k_bits\":" << num(side_bits(l.plan.k)) << ",\"v_bits\":" << num(side_bits(l.plan.v))
              << ",\"k_leader\":" << (l.owns_k() ? -1 : l.plan.k_leader) << ",\"v_leader\":" << (l.owns_v() ? -1 : l.plan.v_leader)
+             << ",\"k_metric\":" << num(l.metric ? l.metric->largest_over_smallest() : 1)
+             << ",\"k_metric_why_one\":\"" << (l.metric ? l.metric->why_one() : "k_metric=none") << "\""
              << ",\"n_head_kv\":" << s.n_head_kv << ",\"head_dim_k\":" << s.dk << ",\"head_dim_v\":" << s.dv
              << ",\"bytes_codes\":" << c << ",\"bytes_scales\":" << m << ",\"bytes_residual\":" << r
              << ",\"bytes_scratch\":" << t << "}"; // shared by all layers, not added up

@@ -4,7 +4,8 @@
 //   u32 magic "XQST", u32 STATE_VERSION
 //   sections (section.h: u32 length, bytes, u32 CRC-32 of all so far, the eight bytes above included)
 //     header   u32 1: a whole context, 0: one sequence     u32 streams (whole)     u32 cells of a stream (whole)
-//              u32 tiles     u32 tokens     identity of the weights (identity.h)     fingerprint, to the end
+//              u32 tiles     u32 tokens     identity of the weights (identity.h)
+//              per layer whose keys are in a metric: steps of every KV head and channel (metric.h)     fingerprint, to the end
 //     a tile   u32 stream, u32 tile (whole, else 0)     u32 cells that follow, as bits     u32 1: codes, 0: page rows
 //              per cell: i32 pos, llama_kv_cell_ext; whole: u32 number of sequences, i32 ids
 //              per layer: own codes and metadata of all heads, or rows of keys and of values, cell by cell
@@ -26,7 +27,7 @@
 namespace {
 
 constexpr uint32_t MAGIC = 0x54535158, OLD_MAGIC = 0x31535158; // "XQST", "XQS1"
-constexpr uint32_t STATE_VERSION = 2;
+constexpr uint32_t STATE_VERSION = 3;
 
 struct header {
     uint32_t whole = 0, n_stream = 0, kv_size = 0, n_tiles = 0, n_tokens = 0;
@@ -56,6 +57,34 @@ std::string xq_cache::fingerprint() const {
         }
     }
     return s;
+}
+
+std::vector<xq_metric_steps> xq_cache::metric() const {
+    std::vector<xq_metric_steps> of;
+    for (const auto & l : layers) {
+        GGML_ASSERT(!l.metric || l.metric->known()); // a context builds its graphs before it takes tokens or states
+        of.push_back(l.metric ? l.metric->steps() : xq_metric_steps{});
+    }
+    return of;
+}
+
+void xq_cache::adopt(const std::vector<xq_metric_steps> & of, const std::vector<llama_kv_cells> & all, int seq_id) {
+    if (of == metric()) {
+        return;
+    }
+    for (const auto & cells : all) {
+        for (uint32_t i = 0; i < cells.size() && seq_id != -1; ++i) {
+            if (!cells.is_empty(i) && !(cells.seq_has(i, seq_id) && cells.seq_count(i) == 1)) {
+                throw std::runtime_error("its keys are in another metric (queries were measured on other hardware) and "
+                                         "this context holds other sequences");
+            }
+        }
+    }
+    for (size_t i = 0; i < layers.size(); ++i) {
+        if (layers[i].metric) {
+            layers[i].metric->set(of[i]);
+        }
+    }
 }
 
 const xq_identity & xq_cache::identity() const {
@@ -124,6 +153,9 @@ void xq_cache::state_write(llama_io_write_i & io, const std::vector<llama_kv_cel
         head.n_tokens += (uint32_t) t.count();
     }
     head.move(out);
+    for (const auto & steps : metric()) {
+        out.bytes(steps.data(), steps.size());
+    }
     const std::string text = fingerprint();
     out.bytes(text.data(), text.size());
     out.send(io, crc);
@@ -149,7 +181,7 @@ void xq_cache::state_write(llama_io_write_i & io, const std::vector<llama_kv_cel
 }
 
 // Everything a state holds, or an exception: the cache is not touched.
-xq_saved_tiles xq_cache::read_checked(llama_io_read_i & io, bool whole) const {
+xq_saved_tiles xq_cache::read_checked(llama_io_read_i & io, bool whole, std::vector<xq_metric_steps> & of) const {
     uint32_t crc = 0, magic = 0, version = 0;
     io.read(&magic, sizeof(magic));
     if (magic == OLD_MAGIC) {
@@ -165,13 +197,31 @@ xq_saved_tiles xq_cache::read_checked(llama_io_read_i & io, bool whole) const {
     }
     crc = xq_crc32(xq_crc32(crc, &magic, sizeof(magic)), &version, sizeof(version));
 
-    xq_section_reader in(io, crc, 4096 + 2*fingerprint().size());
+    of = metric();
+    size_t n_steps = 0;
+    for (const auto & steps : of) {
+        n_steps += steps.size();
+    }
+    xq_section_reader in(io, crc, 4096 + 2*fingerprint().size() + n_steps);
     header head;
     head.move(in);
+    if (in.left() < n_steps) {
+        throw std::runtime_error("it was saved with other KV settings or another model");
+    }
+    for (auto & steps : of) {
+        in.bytes(steps.data(), steps.size());
+    }
     std::string text(in.left(), ' ');
     in.bytes(&text[0], text.size());
     if (text != fingerprint()) {
         throw std::runtime_error("it was saved with other KV settings or another model");
+    }
+    for (const auto & steps : of) {
+        for (const uint8_t step : steps) {
+            if (step > XQ_METRIC_STEPS) {
+                throw std::runtime_error("it is damaged: a factor of keys that cannot be");
+            }
+        }
     }
     if (!(head.identity == identity())) {
         throw std::runtime_error("it was saved with another model: the same shapes and other weights");
@@ -221,7 +271,9 @@ void xq_cache::state_read(llama_io_read_i & io, std::vector<llama_kv_cells> & al
         }
     };
     try {
-        xq_saved_tiles list = read_checked(io, seq_id == -1);
+        std::vector<xq_metric_steps> of;
+        xq_saved_tiles list = read_checked(io, seq_id == -1, of);
+        adopt(of, all, seq_id);
         empty();
         for (uint32_t s = 0; s < n_stream; ++s) {
             const uint32_t to = seq_id == -1 ? s : stream;

@@ -2,6 +2,7 @@
 
 #include "cache/cache.h"
 #include "graph/nodes.h"
+#include "graph/queries.h"
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/kernels.h"
 
@@ -39,6 +40,18 @@ void run_beside(ggml_backend_sched_t sched, const ggml_tensor * plane, ggml_tens
            " without a backend that takes " + ggml_get_name(node) + "; keep the cache on the CPU with offload_kqv=False, or use kv=\"f16\"");
 }
 
+// A layer's factors are measured while the first graph is built, so the weights are there and no adapter is; they
+// stay as long as the cache does.
+void measure(xq_metric & metric, ggml_backend_sched_t sched, ggml_tensor * q, int n_head_kv, int il) {
+    try {
+        const xq_query_sizes sizes = xq_measure_queries(sched, q);
+        metric.set(xq_metric_from_squares(sizes.squares, sizes.partner, n_head_kv));
+    } catch (const std::runtime_error & e) {
+        LLAMA_LOG_WARN("xquant: keys of layer %d are kept as they are, not in the metric of queries: %s\n", il, e.what());
+        metric.leave(e.what());
+    }
+}
+
 } // namespace
 
 void xq_refuse_view(int il) {
@@ -63,8 +76,23 @@ ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, ggml_backend_s
         xq_refuse_view(il);
     }
     xq_node_planes planes = layer->planes;
+    q = rows_of(ctx, q);
+    ggml_tensor * k = k_cur ? rows_of(ctx, k_cur) : nullptr;
+    if (xq_metric * metric = layer->metric.get()) {
+        if (!metric->known()) {
+            measure(*metric, sched, q, layer->node.n_head_kv, il);
+        }
+        const auto beside = [&](ggml_tensor * node, const char * name) {
+            ggml_format_name(node, "%s-%d", name, il);
+            run_beside(sched, planes.k_pages, node);
+            return node;
+        };
+        const int64_t n_head = q->ne[1];
+        q = ggml_reshape_3d(ctx, beside(metric->queries(ctx, q), "xq_q"), layer->node.dk, n_head, q->ne[2]);
+        k = k ? beside(metric->keys(ctx, k), "xq_k") : nullptr;
+    }
     if (k_cur && v_cur) {
-        ggml_tensor * k = rows_of(ctx, k_cur), * v = rows_of(ctx, v_cur);
+        ggml_tensor * v = rows_of(ctx, v_cur);
         const auto node = [&](xq_node_kind kind, const char * name) {
             planes.meta = xq_node_seal(ctx, kind, layer->node, planes, table, k, v, k_idxs);
             ggml_format_name(planes.meta, "%s-%d", name, il);
@@ -77,7 +105,6 @@ ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, ggml_backend_s
             node(XQ_NODE_SEAL, "xq_seal");
         }
     }
-    q = rows_of(ctx, q);
     const int64_t n_head = q->ne[1], n_tokens = q->ne[2];
     // A device splits the context on its own and combines in the same node.
     const int n_parts = !ggml_backend_buffer_is_host(planes.k_pages->buffer) ? 1

@@ -12,7 +12,9 @@ import pytest
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CPP = ROOT / "cpp"
-SOURCES = [CPP / "cache" / name for name in ("tiles.cpp", "config.cpp", "plan.cpp")]
+SOURCES = [
+    CPP / "cache" / name for name in ("tiles.cpp", "config.cpp", "metric_steps.cpp", "plan.cpp")
+]
 FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-D_GLIBCXX_ASSERTIONS", "-UNDEBUG"]
 LIMIT = 300
 
@@ -39,7 +41,7 @@ def llama_tree() -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("test_plan", "test_tiles"))
+@pytest.mark.parametrize("name", ("test_metric", "test_plan", "test_tiles"))
 def test_cpp(name: str, tmp_path: Path) -> None:
     """The program compiles without a warning and none of its checks fails."""
     tree = llama_tree()

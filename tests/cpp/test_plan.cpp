@@ -33,6 +33,7 @@ std::vector<xq_layer_plan> plan_of(const std::string & text, int n_layers) {
 void defaults() {
     const xq_config c = xq_config_parse("");
     CHECK(c.k_bits == 2 && c.v_bits == 2 && c.window == 128 && c.sink == 4 && c.max_ubatch == 256);
+    CHECK(c.k_metric == XQ_METRIC_QUERIES);
     CHECK(c.k_alloc == XQ_ALLOC_RANGE && c.v_unbiased && c.v_rotate && c.k_layers.bits.empty() && c.v_layers.bits.empty());
     CHECK(c.k_meta == XQ_META_Q8 && c.v_meta == XQ_META_Q8 && c.follower == XQ_FIT_MINMAX);
     CHECK(c.k_1bit_from.layer == -1 && c.v_share_from.layer == -1);
@@ -41,11 +42,12 @@ void defaults() {
 
 void every_setting() {
     const std::string text =
-        "k_bits=3,v_bits=4,k_layers=2/3,v_layers=1/4*,k_alloc=uniform,v_fit=minmax,v_rot=none,k_1bit_from=5,v_1bit_from=0.5,k_share_from=4,v_share_from=0.75,window=64,sink=0,k_eta1=0.25,v_eta1=0,"
+        "k_bits=3,v_bits=4,k_layers=2/3,v_layers=1/4*,k_alloc=uniform,k_metric=none,v_fit=minmax,v_rot=none,k_1bit_from=5,v_1bit_from=0.5,k_share_from=4,v_share_from=0.75,window=64,sink=0,k_eta1=0.25,v_eta1=0,"
         "k_eta2=0.5,v_eta2=0.125,k_eta3=0.01,v_eta3=0.02,k_eta4=0.03,v_eta4=0.04,k_meta=f16,v_meta=q8,follower=ls,max_ubatch=32";
     const xq_config c = xq_config_parse(text);
     CHECK(c.text() == text, c.text());
     CHECK(c.k_bits == 3 && c.v_bits == 4 && c.window == 64 && c.sink == 0 && c.max_ubatch == 32);
+    CHECK(c.k_metric == XQ_METRIC_NONE);
     CHECK(c.k_alloc == XQ_ALLOC_UNIFORM && !c.v_unbiased && !c.v_rotate);
     CHECK(c.k_layers.bits == std::vector<double>({2, 3}) && c.v_layers.bits == std::vector<double>({1, 4}));
     CHECK(c.k_1bit_from.layer == 5 && c.v_1bit_from.fraction == 0.5 && c.v_share_from.fraction == 0.75);
@@ -61,7 +63,7 @@ void refusals() {
             "k_bits=0", "k_bits=8.5", "v_bits=-1", "v_bits=2.0", "k_bits=two", "k_bits=nan", "k_bits=", "k_bits", "k_bits=2x", "window=0", "window=31",
             "window=33", "window=-32", "window=99999999", "max_ubatch=16", "max_ubatch=48", "sink=-1", "sink=x", "k_meta=f32", "v_meta=",
             "follower=mean", "k_eta1=-0.1", "v_eta4=0.51", "k_eta2=nan", "k_eta2=", "k_1bit_from=-2", "k_1bit_from=1.0", "v_1bit_from=x",
-            "v_1bit_from=-0.5", "k_share_from=3", "v_share_from=1.5", "v_share_from=.x", "k_bits=99999999999999999999", "k_layers=", "k_layers=*", "k_layers=x", "v_layers=5", "v_layers=1.5", "k_alloc=greedy", "v_fit=ls",
+            "v_1bit_from=-0.5", "k_share_from=3", "v_share_from=1.5", "v_share_from=.x", "k_bits=99999999999999999999", "k_layers=", "k_layers=*", "k_layers=x", "v_layers=5", "v_layers=1.5", "k_alloc=greedy", "k_metric=", "k_metric=keys", "v_fit=ls",
             "v_rot=random"}) {
         const std::string setting = text, why = refusal(setting);
         const std::string key = setting.substr(0, setting.find('='));

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 ALL = 0xFFFFFFFF
 OUTER = 8
 """Bytes that llama.cpp puts before the state of a sequence: a mark and the sequence's number."""
@@ -128,3 +131,10 @@ def value_scales(tile: Tile, layers: int) -> Iterator[bytes]:
         for head in range(2):
             at = end - META[1] + head * 36 + 4
             yield tile.data[at : at + 32]
+
+
+def metric(state: bytes, size: int) -> tuple[int, NDArray[np.uint8]]:
+    """Where the steps of all layers' keys lie in a sequence's state, and these."""
+    head, _ = next(sections(state))
+    at = head + 5 * 4 + 17 * 4
+    return at, np.frombuffer(state, np.uint8, size, at)

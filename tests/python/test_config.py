@@ -19,7 +19,8 @@ SMOL = ModelInfo("smol.gguf", 1, "llama", 30, 8192, (3,) * 30, 64, 64, plain=Tru
 
 def test_default_text_names_every_setting() -> None:
     assert XQuantConfig().to_text() == (
-        "k_bits=2,v_bits=2,k_layers=-1,v_layers=-1,k_alloc=range,v_fit=unbiased,v_rot=hadamard,"
+        "k_bits=2,v_bits=2,k_layers=-1,v_layers=-1,k_alloc=range,k_metric=queries,v_fit=unbiased,"
+        "v_rot=hadamard,"
         "k_1bit_from=-1,v_1bit_from=-1,k_share_from=-1,v_share_from=-1,"
         "window=128,sink=4,k_eta1=0.28,k_eta2=0.045,k_eta3=0,k_eta4=0,"
         "v_eta1=0.166666667,v_eta2=0.045,v_eta3=0,v_eta4=0,k_meta=q8,v_meta=q8,"
@@ -47,6 +48,7 @@ def test_a_fraction_is_written_with_a_dot_and_no_exponent(value: float, text: st
         ("window", 0), ("window", 100), ("window", -32), ("window", 64.0),
         ("max_ubatch", 16), ("max_ubatch", 33), ("sink", -1), ("sink", 1.5),
         ("k_meta", "f32"), ("v_meta", None), ("follower", "mean"), ("k_alloc", "best"),
+        ("k_metric", "keys"), ("k_metric", True),
         ("v_fit", "ls"), ("v_rot", True), ("k_layers", ""), ("k_layers", "*"), ("v_layers", 2),
     ],
 )  # fmt: skip
@@ -119,6 +121,12 @@ def test_presets_hold_what_the_paper_and_the_readme_say() -> None:
     for of in (xquant, paper):
         assert (of.v_eta1, of.k_eta2, of.v_share_from) == (1 / 6, 0.045, 0.5)
         assert (of.k_alloc, of.v_fit, of.v_rot) == ("uniform", "minmax", "none")
+    for published in (kivi, asym, paper, xquant):
+        assert published.k_metric == "none"
+    for name in ("lossless", "quality", "balanced", "small", "tiny"):
+        ours = PRESETS[name]
+        assert isinstance(ours, XQuantConfig)
+        assert ours.k_metric == "queries"
     assert (paper.sink, paper.follower) == (0, "minmax")
     assert paper.replace(sink=4, follower="ls") == xquant
     with pytest.raises(TypeError):

@@ -217,7 +217,7 @@ def test_states_of_other_kinds_are_refused_with_the_reason(context: Open, path: 
         (one[: saved.OUTER] + whole[len(header) :], 0, "it holds a whole context"),
         (header + one[saved.OUTER :], -1, "it holds one sequence"),
         (one.replace(b"XQST", b"XQS1", 1), 0, "older release"),
-        (one.replace(b"XQST\2", b"XQST\3", 1), 0, "version 3 and this release reads 2"),
+        (one.replace(b"XQST\3", b"XQST\2", 1), 0, "version 2 and this release reads 3"),
     ):
         assert not saved.restore(ctx, state, sequence)
         assert why in reason(ctx)
