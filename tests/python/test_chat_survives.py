@@ -173,8 +173,8 @@ def test_a_bad_setting_is_told_as_it_was_given(name: str, text: str) -> None:
 
 def test_a_packed_cache_larger_than_f16_is_named() -> None:
     report = {
-        "n_ctx": 512, "tokens": 0, "bytes_f16": 1000, "layers": [], "code_bits": 2.0,
-        "true_bits": 2.3, "allocated_bits": 18.0,
+        "n_ctx": 512, "tokens": 0, "bytes_f16": 1000, "layers": [{"il": 0, "packed": True}],
+        "code_bits": 2.0, "true_bits": 2.3, "allocated_bits": 18.0,
         "bytes": {"codes": 100, "scales": 10, "residual": 900, "scratch": 5000},
     }  # fmt: skip
     assert "512 tokens takes" in figures.larger_than_f16(packed_snapshot(report))

@@ -86,7 +86,6 @@ def _loop(chat: Chat, screen: Screen, read: ReadLine, asked: Hangup) -> None:
                 reply, draft = take_turn(chat, message, screen, status=True)
         except KeyboardInterrupt:
             draft = line
-            _put_back(chat, turns, kept)
             continue
         except Exception as error:
             if isinstance(error, XQuantError):
@@ -94,9 +93,9 @@ def _loop(chat: Chat, screen: Screen, read: ReadLine, asked: Hangup) -> None:
             else:
                 screen.error(f"there is no reply: {unexpected(error)}; {_ADVICE}")
             draft = line if chat.conversation.turns == turns else ""
-            _put_back(chat, turns, kept)
             continue
-        _put_back(chat, turns, kept)
+        finally:
+            _put_back(chat, turns, kept)
         if commands.is_command(line):
             draft = ""  # it is as easily typed again
         if reply is None and draft:
