@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -62,22 +63,20 @@ class Gate:
         """Whether close() was called."""
         return self._closing
 
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
+    def inside(self) -> _Inside:
         """A call that only needs the model to be there."""
-        self._enter()
-        try:
-            yield
-        finally:
-            self._leave()
+        return _Inside(self)
 
     def step(self, turn: Turn) -> _Step:
         """A call in a turn, which it takes or has; it keeps the turn until :meth:`release`."""
         return _Step(self, turn)
 
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """A call that changes the context: in the turn that this thread has, or in its own."""
+        return self.inside() if self.running_here() else self._exclusive()
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
         _fork.check()  # a lock may have been held by a thread that is not here
         with self._changed:
             owner, me = self._owner, threading.get_ident()
@@ -210,6 +209,27 @@ class Gate:
             if not turn.depth:
                 self.stop.value = 0
             turn.depth += 1
+
+
+class _Inside:
+    """See :meth:`Gate.inside`. Calls within calls only look whether they should go on."""
+
+    __slots__ = ("_entered", "_gate")
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._entered = gate, False
+
+    def __enter__(self) -> None:
+        if threading.get_ident() in self._gate._inside:
+            _fork.check()
+            self._gate.check()
+        else:
+            self._gate._enter()
+            self._entered = True
+
+    def __exit__(self, *exception: object) -> None:
+        if self._entered:
+            self._gate._leave()
 
 
 class _Step:
