@@ -58,7 +58,7 @@ class Caught(threading.Thread):
         except BaseException as error:
             self.error = error
 
-    def wait(self, seconds: float = 60) -> Any:
+    def wait(self, seconds: float = 300) -> Any:
         self.join(seconds)
         assert not self.is_alive(), "the thread hangs"
         if self.error is not None:
@@ -80,14 +80,14 @@ def test_three_threads_get_what_one_gets(load: Callable[..., Any], kv: str) -> N
     expected = []
     for prompt in PROMPTS:
         alone.reset()
-        expected.append(greedy(alone, prompt))
+        expected.append(greedy(alone, prompt, 8))
     llm = load(kv)
 
     def ask(prompt: str) -> list[str]:
-        return [greedy(llm, prompt) for _ in range(2)]
+        return [greedy(llm, prompt, 8) for _ in range(2)]
 
     def stream(prompt: str) -> list[str]:
-        chunks = llm.create_completion(prompt, max_tokens=24, temperature=0.0, stream=True)
+        chunks = llm.create_completion(prompt, max_tokens=8, temperature=0.0, stream=True)
         return ["".join(chunk["choices"][0]["text"] for chunk in chunks)]
 
     threads = [Caught(lambda p=p, f=f: f(p)) for p in PROMPTS for f in (ask, stream)]
