@@ -16,6 +16,7 @@ set(XQ_SOURCES
     capi/convert_api.cpp
     capi/device_api.cpp
     capi/kernels_api.cpp
+    capi/memory.cpp
     capi/memory_api.cpp
     capi/xquant.cpp
     graph/graph.cpp

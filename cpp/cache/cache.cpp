@@ -1,5 +1,6 @@
 #include "cache/cache.h"
 
+#include "cache/convert.h"
 #include "format/xq_table.h"
 #include "kernels/cpu/kernels.h"
 
@@ -195,6 +196,35 @@ void xq_cache::copy_stream(uint32_t src, uint32_t dst) {
         if (l.owns_k()) { copy(l.planes.k_codes); }
         if (l.owns_v()) { copy(l.planes.v_codes); }
         copy(l.planes.meta);
+    }
+}
+
+void xq_cache::begin_step() {
+    watch.stopped = false;
+    for (auto & t : tiles) {
+        t.confirm();
+    }
+}
+
+void xq_cache::undo_step() {
+    for (auto & t : tiles) {
+        t.undo();
+    }
+}
+
+void xq_cache::finish_seals() {
+    for (uint32_t s = 0; s < n_stream; ++s) {
+        if (tiles[s].is_pending()) {
+            seal_tiles(s, tiles[s].seals());
+        }
+    }
+}
+
+void xq_cache::settle(uint32_t stream, const llama_kv_cells & cells) { seal_tiles(stream, tiles[stream].settle(cells)); }
+
+void xq_cache::seal_tiles(uint32_t stream, const std::vector<xq_seal> & seals) {
+    for (const xq_seal & s : seals) {
+        xq_seal_tile(layers, stream, s);
     }
 }
 

@@ -49,6 +49,13 @@ struct xq_layer {
     void describe();
 };
 
+// The caller's eval callback, and whether it has stopped the micro-batch's graph.
+struct xq_watch {
+    ggml_backend_sched_eval_callback call = nullptr;
+    void * data = nullptr;
+    bool stopped = false;
+};
+
 class xq_cache {
 public:
     struct params {
@@ -80,6 +87,13 @@ public:
     uint32_t max_ubatch() const { return config.max_ubatch; }
     void copy_stream(uint32_t src, uint32_t dst);
 
+    // ---- a micro-batch's graph: what place() changed stays pending until the graph has succeeded
+    void begin_step();
+    void undo_step();    // the graph failed
+    void finish_seals(); // it was stopped and its tokens stay: seals that it may have left out are made here
+    void settle(uint32_t stream, const llama_kv_cells & cells); // makes room for the next micro-batch, if there is none
+    xq_watch watch;
+
     // ---- graph inputs
     ggml_tensor * build_table(ggml_context * ctx, const llama_ubatch & ubatch) const;
     void set_table(ggml_tensor * dst, const llama_ubatch & ubatch, uint32_t stream0, const std::vector<int32_t> & streams) const;
@@ -109,6 +123,7 @@ private:
     // The factors of all layers' keys, and taking over those of a state, which a cache that holds other tokens cannot.
     std::vector<xq_metric_steps> metric() const;
     void adopt(const std::vector<xq_metric_steps> & metric, const std::vector<llama_kv_cells> & cells, int seq_id);
+    void seal_tiles(uint32_t stream, const std::vector<xq_seal> & seals); // on the host
     std::string fingerprint() const; // of everything that the bytes of a session depend on, but for the weights
     const xq_identity & identity() const;
 

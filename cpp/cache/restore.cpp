@@ -105,10 +105,9 @@ void xq_cache::put(const xq_saved_tiles & list, const std::vector<int> & at, lla
             ++saved;
         }
     }
-    const auto seal_all = [&](const std::vector<xq_seal> & seals) {
-        for (const xq_seal & s : seals) {
-            xq_seal_tile(layers, stream, s);
-        }
+    const auto give_way = [&] {
+        const std::vector<xq_seal> seals = of.give_way(cells);
+        seal_tiles(stream, seals);
         return !seals.empty();
     };
     for (size_t i = 0; i < list.size(); ++i) {
@@ -117,7 +116,7 @@ void xq_cache::put(const xq_saved_tiles & list, const std::vector<int> & at, lla
             of.restore_sealed(cells, at[i]);
         } else {
             // Pages that are missing come from the oldest tiles that have one: these are sealed before their time.
-            while ((page = of.restore_residual(at[i])) < 0 && seal_all(of.give_way(cells))) {}
+            while ((page = of.restore_residual(at[i])) < 0 && give_way()) {}
             if (page < 0) {
                 throw std::runtime_error("it needs more full-precision pages than this context has");
             }
@@ -130,5 +129,5 @@ void xq_cache::put(const xq_saved_tiles & list, const std::vector<int> & at, lla
             }
         }
     }
-    seal_all(of.settle(cells));
+    settle(stream, cells);
 }

@@ -13,17 +13,19 @@ int xq_tile_rules::pages(int n_tiles) const {
 int xq_tile_rules::fresh(int n_tokens) { return (n_tokens + XQ_TILE - 1)/XQ_TILE + 2; }
 
 xq_tiles::xq_tiles(const xq_tile_rules & rules, uint32_t n_cells)
-    : rules(rules), tiles((n_cells + XQ_TILE - 1) / XQ_TILE), pages_total(rules.pages((int) tiles.size())) {
+    : rules(rules), tiles((n_cells + XQ_TILE - 1) / XQ_TILE), before(tiles.size()), pages_total(rules.pages((int) tiles.size())) {
     forget();
 }
 
 void xq_tiles::forget() {
     std::fill(tiles.begin(), tiles.end(), tile_state{});
     free_pages.clear();
+    free_pages.reserve(pages_total); // giving one back never fails
     for (int p = pages_total - 1; p >= 0; --p) {
         free_pages.push_back(p);
     }
     seal_list.clear();
+    pending = false;
 }
 
 bool xq_tiles::in_use(const llama_kv_cells & cells, int tile) const {
@@ -191,6 +193,8 @@ void xq_tiles::place(const llama_kv_cells & cells, const std::vector<uint32_t> &
     const uint32_t now = ++clock;
     seal_list.clear();
     drop_empty(cells);
+    before  = tiles;
+    pending = true;
 
     // Mark before giving pages, so that no tile of this batch loses its backup to another one.
     for (const uint32_t i : idxs) {
@@ -215,6 +219,26 @@ void xq_tiles::place(const llama_kv_cells & cells, const std::vector<uint32_t> &
         }
     }
     keep_reserve(cells, now);
+}
+
+void xq_tiles::undo() {
+    if (!pending) {
+        return;
+    }
+    pending = false;
+    for (int t = 0; t < n_tiles(); ++t) {
+        tile_state & s = tiles[t], was = before[t];
+        if (was.page < 0 && s.page >= 0) { // was empty: a tile of the batch
+            free_pages.push_back(s.page);
+        } else if (was.page != s.page) {
+            was.page = -1; // its page went to a tile of the batch, and has been written
+        }
+        s = was;
+    }
+    for (const xq_seal & e : seal_list) {
+        tiles[e.tile].sealed = false; // also one that had codes: some layers may have new ones
+    }
+    seal_list.clear();
 }
 
 void xq_tiles::restore_sealed(const llama_kv_cells & cells, int tile) {

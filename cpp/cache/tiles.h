@@ -40,7 +40,12 @@ public:
     bool has_room(int n_tokens) const;
 
     // Account for a micro-batch whose cells have just been set: give its tiles pages and decide what is sealed
-    // now. Deterministic in state and arguments.
+    // now. Deterministic in state and arguments. What it changes is pending until its graph has succeeded.
+    void confirm() { pending = false; }
+    // The graph failed, at any node: tiles it was to seal have their page, which holds all rows from before, and need no
+    // codes; what was given to it is free. A backup that it took over is gone.
+    void undo();
+    bool is_pending() const { return pending; }
     void place(const llama_kv_cells & cells, const std::vector<uint32_t> & idxs);
 
     const std::vector<xq_seal> & seals() const { return seal_list; }
@@ -87,9 +92,10 @@ private:
     void make_pages(const llama_kv_cells & cells, uint32_t now, int missing);
 
     xq_tile_rules rules;
-    std::vector<tile_state> tiles;
+    std::vector<tile_state> tiles, before; // before: the last place(), while it is pending
     std::vector<int32_t>    free_pages;
     std::vector<xq_seal>    seal_list;
     int      pages_total;
     uint32_t clock = 0;
+    bool     pending = false;
 };

@@ -4,11 +4,36 @@
 #include <cstdint>
 
 struct llama_context;
+struct llama_cparams;
 struct llama_memory_i;
+struct llama_ubatch;
+class llama_kv_cache;
 
-// Micro-batches of a packed cache are at most config.max_ubatch tokens: pages for one are part of the cache.
-uint32_t xq_cap_ubatch(llama_memory_i * memory, uint32_t n_ubatch);
+// Once the memory is there. Micro-batches of a packed cache are at most config.max_ubatch tokens: pages for one are part
+// of the cache. An eval callback is watched, for it may stop a graph half way.
+void xq_attach(llama_memory_i * memory, llama_cparams & cparams);
 
 // Before a state is written or read: copies between the streams of a packed cache that wait for the next decode are carried
 // out, or the cells would not fit what their tiles hold.
 void xq_before_state(llama_context & ctx, llama_memory_i * memory);
+
+// Around the processing of a micro-batch. A graph that fails, or an exception on its way, leaves codes unwritten; unless
+// confirm() was reached, the packed cache is then as it was before, without the micro-batch's tokens.
+class xq_step {
+public:
+    xq_step(llama_context & ctx, llama_memory_i * memory, const llama_ubatch & ubatch);
+    ~xq_step();
+    void confirm();
+
+    xq_step(const xq_step &) = delete;
+    xq_step & operator=(const xq_step &) = delete;
+
+private:
+    void undo();
+
+    llama_context        & ctx;
+    llama_memory_i       * memory;
+    const llama_ubatch   & ubatch;
+    const llama_kv_cache * kv; // null unless packed
+    bool confirmed = false;
+};

@@ -1,60 +1,19 @@
 #include "capi/xquant.h"
 #include "capi/give.h"
-#include "capi/memory.h"
 
 #include "cache/cache.h"
+#include "capi/caches.h"
 #include "graph/node.h"
 #include "kernels/cpu/kernels.h"
 
 #include "ggml-backend.h"
 #include "llama-context.h"
 #include "llama-kv-cache.h"
-#include "llama-kv-cache-iswa.h"
-#include "llama-memory-hybrid.h"
-#include "llama-memory-hybrid-iswa.h"
 
 #include <algorithm>
 #include <atomic>
 #include <exception>
 #include <string>
-
-namespace {
-
-// The cache that may be packed and, beside it, the window cache that never is.
-struct caches {
-    const llama_kv_cache * main   = nullptr;
-    const llama_kv_cache * window = nullptr;
-};
-
-caches of(llama_memory_i * memory) {
-    if (auto * kv = dynamic_cast<llama_kv_cache *>(memory)) {
-        return {kv, nullptr};
-    }
-    if (auto * kv = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
-        return {kv->get_base(), kv->get_swa()};
-    }
-    if (auto * kv = dynamic_cast<llama_memory_hybrid *>(memory)) {
-        return {kv->get_mem_attn(), nullptr};
-    }
-    if (auto * kv = dynamic_cast<llama_memory_hybrid_iswa *>(memory)) {
-        return {kv->get_mem_attn()->get_base(), kv->get_mem_attn()->get_swa()};
-    }
-    return {};
-}
-
-} // namespace
-
-uint32_t xq_cap_ubatch(llama_memory_i * memory, uint32_t n_ubatch) {
-    const caches c = of(memory);
-    return c.main && c.main->get_xq() ? std::min(n_ubatch, c.main->get_xq()->max_ubatch()) : n_ubatch;
-}
-
-void xq_before_state(llama_context & ctx, llama_memory_i * memory) {
-    const caches c = of(memory);
-    if (c.main && c.main->get_xq()) {
-        ctx.memory_update(false);
-    }
-}
 
 int xq_abi_version(void) { return 1; }
 int xq_ggml_type(void) { return GGML_TYPE_XQ; }
@@ -76,7 +35,7 @@ int xq_config_set(const char * text) {
 const char * xq_last_error(void) { return xq_error().c_str(); }
 
 int xq_report(const struct llama_context * ctx, char * buf, int size) {
-    const caches c = of(llama_get_memory(ctx));
+    const xq_caches c = xq_caches_of(llama_get_memory(ctx));
     if (!c.main || !c.main->get_xq()) {
         return -1;
     }

@@ -51,30 +51,47 @@ public:
         if (idxs.empty()) {
             return false;
         }
-        for (size_t i = 0; i < batch.size(); ++i) {
-            cells.pos_set(idxs[i], batch[i].pos);
-            for (llama_seq_id s : batch[i].seqs) {
-                cells.seq_add(idxs[i], s);
-            }
-            data[idxs[i]] = next_id++;
+        if (fails_first) {
+            fail(batch);
         }
-        head = idxs.back() + 1;
-
-        const xq_tiles before = tiles;
-        tiles.place(cells, idxs);
-        check_placed(before, idxs);
+        tiles.confirm();
+        place(batch, idxs);
         for (uint32_t i : idxs) {
             if (tiles.page((int) i/XQ_TILE) >= 0) {
                 rows[tiles.row(i)] = data[i];
             }
         }
-        for (const xq_seal & e : tiles.seals()) {
-            for (int c = 0; c < XQ_TILE; ++c) {
-                codes[e.tile*XQ_TILE + c] = (e.cells >> c & 1) ? rows[e.page*XQ_TILE + c] : -2;
-            }
-        }
+        seal(tiles.seals());
         for (const token & t : batch) {
             check_readable(t.pos);
+        }
+        return true;
+    }
+
+    // A micro-batch whose graph fails after its rows and codes were spoilt, then what xq_step does. False: no room for it.
+    bool fail(const std::vector<token> & batch) {
+        const std::vector<uint32_t> idxs = find((int) batch.size());
+        if (idxs.empty()) {
+            return false;
+        }
+        const uint32_t head_before = head;
+        tiles.confirm();
+        place(batch, idxs);
+        for (uint32_t i : idxs) {
+            rows[tiles.row(i)] = -3;
+        }
+        for (const xq_seal & e : tiles.seals()) {
+            std::fill_n(codes.begin() + e.tile*XQ_TILE, XQ_TILE, -3);
+        }
+        tiles.undo();
+        for (uint32_t i : idxs) {
+            cells.rm(i);
+        }
+        head = head_before;
+        seal(tiles.settle(cells));
+        CHECK(tiles.has_room(rules.max_ubatch), "no room after a failed batch");
+        for (llama_seq_id s = 0; s < rules.n_seq; ++s) {
+            check_readable(cells.seq_pos_max(s) + 1);
         }
         return true;
     }
@@ -180,8 +197,32 @@ public:
     llama_kv_cells cells;
     xq_tiles tiles;
     uint32_t head = 0;
+    bool fails_first = false; // every batch fails once before it succeeds
 
 private:
+    void place(const std::vector<token> & batch, const std::vector<uint32_t> & idxs) {
+        for (size_t i = 0; i < batch.size(); ++i) {
+            cells.pos_set(idxs[i], batch[i].pos);
+            for (llama_seq_id s : batch[i].seqs) {
+                cells.seq_add(idxs[i], s);
+            }
+            data[idxs[i]] = next_id++;
+        }
+        head = idxs.back() + 1;
+
+        const xq_tiles before = tiles;
+        tiles.place(cells, idxs);
+        check_placed(before, idxs);
+    }
+
+    void seal(const std::vector<xq_seal> & seals) {
+        for (const xq_seal & e : seals) {
+            for (int c = 0; c < XQ_TILE; ++c) {
+                codes[e.tile*XQ_TILE + c] = (e.cells >> c & 1) ? rows[e.page*XQ_TILE + c] : -2;
+            }
+        }
+    }
+
     void check_placed(const xq_tiles & before, const std::vector<uint32_t> & idxs) const {
         std::vector<bool> touched(tiles.n_tiles());
         for (uint32_t i : idxs) {

@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from cpp_compiler import compiler, llama_tree
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 CPP = ROOT / "cpp"
 SOURCES = [
     CPP / "cache" / name for name in ("tiles.cpp", "config.cpp", "metric_steps.cpp", "plan.cpp")
 ]
 FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-D_GLIBCXX_ASSERTIONS", "-UNDEBUG"]
 LIMIT = 300
-
-
-def compiler() -> str:
-    """A compiler that takes the flags of g++ or clang++: CXX, c++, g++ or clang++."""
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
-    pytest.skip("the C++ tests need c++, g++ or clang++ on PATH, or CXX")
-
-
-def llama_tree() -> Path:
-    """A patched llama.cpp source tree: XQUANT_SRC, or that of a build in this checkout."""
-    named = os.environ.get("XQUANT_SRC")
-    trees = [Path(named)] if named else sorted(ROOT.glob("build/*/llama.cpp"))
-    for tree in trees:
-        if (tree / "src" / "llama-kv-cells.h").is_file():
-            return tree
-    if named:
-        pytest.fail(f"XQUANT_SRC must name a llama.cpp tree with src/llama-kv-cells.h; got {named}")
-    pytest.skip("the C++ tests need a llama.cpp tree: build the project here, or set XQUANT_SRC")
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ void step(stream & s, rng_t & rng) {
     const int n_seq = s.rules.n_seq;
     const llama_seq_id seq = pick(rng, 0, n_seq - 1);
     const llama_pos    max = s.cells.seq_pos_max(seq);
-    switch (pick(rng, 0, 15)) {
+    switch (pick(rng, 0, 16)) {
         case 0: // rewind
             s.seq_rm(seq, std::max(0, max - one_of(rng, {0, 1, 20, 40, 100, 300})));
             break;
@@ -67,6 +67,14 @@ void step(stream & s, rng_t & rng) {
                 }
                 s.put(batch);
             }
+            break;
+        }
+        case 7: { // a batch that fails, and is not tried again
+            std::vector<token> batch;
+            for (int k = pick(rng, 1, s.rules.max_ubatch); k > 0; --k) {
+                batch.push_back({max + 1 + (llama_pos) batch.size(), {seq}});
+            }
+            s.fail(batch);
             break;
         }
         default: { // a prompt in micro-batches
@@ -115,6 +123,51 @@ void determinism() {
             CHECK(same(trial.tiles, two.tiles), "step", k);
         }
     }
+}
+
+// A history in which every batch fails once, and then succeeds: tiles are as in one without failures.
+void failed_batches() {
+    for (int seed = 0; seed < 100; ++seed) {
+        rng_t a(seed), b(seed);
+        const auto rules = rules_of(one_of(a, {32, 64, 128}), one_of(a, {0, 4}), one_of(a, {32, 64, 256}), one_of(a, {1, 2, 4}));
+        b = a;
+        stream plain(rules, 1024), spoilt(rules, 1024);
+        spoilt.fails_first = true;
+        for (int k = 0; k < 40; ++k) {
+            check_context = check_text("seed", seed, "step", k);
+            step(plain, a);
+            step(spoilt, b);
+            for (int t = 0; t < plain.tiles.n_tiles(); ++t) {
+                const xq_tiles & x = plain.tiles, & y = spoilt.tiles;
+                CHECK(x.sealed(t) == y.sealed(t) && x.from(t) == y.from(t) && (x.page(t) < 0) == (y.page(t) < 0), "tile", t);
+            }
+        }
+    }
+}
+
+// What was to be sealed when the graph failed is in its page; a backup that was there still serves a rewind.
+void undone() {
+    check_context = "undone";
+    stream s(rules_of(32, 0, 32, 1), 2048);
+    for (int i = 0; i < 20; ++i) {
+        CHECK(s.put(0, 32));
+    }
+    const xq_tiles before = s.tiles;
+    const llama_pos max = s.cells.seq_pos_max(0);
+    std::vector<token> batch;
+    for (int i = 0; i < 32; ++i) {
+        batch.push_back({max + 1 + i, {0}});
+    }
+    CHECK(s.fail(batch));
+    int sealed = 0;
+    for (int t = 0; t < s.tiles.n_tiles(); ++t) {
+        CHECK(s.tiles.sealed(t) == before.sealed(t) && s.tiles.from(t) == before.from(t), "tile", t);
+        CHECK(s.tiles.page(t) == before.page(t) || (before.sealed(t) && s.tiles.page(t) < 0), "tile", t);
+        sealed += s.tiles.sealed(t);
+    }
+    CHECK(sealed == before.count_sealed() && s.tiles.seals().empty() && !s.tiles.is_pending());
+    s.tiles.undo(); // nothing is pending
+    CHECK(s.tiles.count_sealed() == sealed);
 }
 
 // One sequence that only grows, however its prompt is cut: each query sees the same tokens packed, never one of
@@ -300,6 +353,8 @@ int main() {
     restored();
     holes_in_backups();
     determinism();
+    failed_batches();
+    undone();
     random_histories();
     return check_report();
 }

@@ -1,0 +1,12 @@
+// Which cache of a context may be packed.
+#pragma once
+
+class llama_kv_cache;
+struct llama_memory_i;
+
+struct xq_caches {
+    const llama_kv_cache * main   = nullptr; // the one that may be packed
+    const llama_kv_cache * window = nullptr; // beside it, of sliding-window layers; never packed
+};
+
+xq_caches xq_caches_of(llama_memory_i * memory);
