@@ -16,7 +16,7 @@ from .errors import ContextFullError, UnsupportedModelError
 from .gguf_header import ModelInfo
 from .stock import StockKV
 
-_native.load()  # before llama_cpp, which looks for its library when imported
+_NATIVE = _native.load()  # before llama_cpp, which looks for its library when imported
 
 if TYPE_CHECKING:
     import llama_cpp
@@ -24,6 +24,7 @@ else:
     import llama_cpp
 
 _NO_ROOM = " 1"  # how llama_cpp's error ends where no cells were found, llama.h
+_REFUSED = " -1"  # the same for a batch that cannot be read at all
 
 
 class Reading(llama_cpp.Llama):
@@ -38,8 +39,6 @@ class Reading(llama_cpp.Llama):
     prompt_progress: Callable[[int, int], None] | None = None
     """Called while more than one token is read, with how many are read and how many will be, after
     each micro-batch. What it raises ends the call."""
-    _torn = False
-    """Whether an abandoned batch may have changed older tokens."""
 
     def eval(self, tokens: Sequence[int]) -> None:
         """Feed tokens to the model, as ``llama_cpp.Llama.eval`` does.
@@ -50,7 +49,8 @@ class Reading(llama_cpp.Llama):
 
         Raises:
             ContextFullError: the tokens do not fit behind those already held.
-            UnsupportedModelError: images would have to be read again.
+            UnsupportedModelError: images would have to be read again, or the tokens see each other
+                and do not fit into one micro-batch.
             CancelledError, ClosedError: another thread called ``cancel()`` or ``close()``.
         """
         with self._gate.exclusive():
@@ -64,9 +64,7 @@ class Reading(llama_cpp.Llama):
         try:
             if back:
                 self._checkpoints.forget(behind=held)
-            if self._torn:
-                self._read_again(held, tokens)
-            elif back and not self._rewind(held):
+            if back and not self._rewind(held):
                 self._read_again(held, tokens, nearest=True)
             else:
                 self._eval_or_read_again(held, tokens)
@@ -83,7 +81,6 @@ class Reading(llama_cpp.Llama):
         context: Any = self._ctx
         context.kv_cache_clear()
         self._checkpoints.forget()
-        self._torn = False
         self.n_tokens = 0
 
     def _go_back_to_common(self, prompt: list[int]) -> None:
@@ -120,8 +117,11 @@ class Reading(llama_cpp.Llama):
             except RuntimeError as error:
                 if str(error).endswith(_NO_ROOM):
                     raise
-                self._torn = self._torn or isinstance(self._kv, XQuantConfig)
                 self._gate.check()  # says why the batch was abandoned
+                if isinstance(self._kv, XQuantConfig) and str(error).endswith(_REFUSED):
+                    refusal = _NATIVE.last_error()
+                    if refusal:
+                        raise UnsupportedModelError.from_native(refusal) from error
                 why = last_reason(log)
                 if not why:
                     raise

@@ -16,6 +16,7 @@
 namespace {
 
 thread_local std::string last_error;
+thread_local uint32_t    whole_ubatch = 0;
 
 [[noreturn]] void refuse(const std::string & text) {
     xq_set_error(text);
@@ -84,6 +85,8 @@ void xq_layer::describe() {
     node.v_meta_at = (int64_t) k_meta_size();
 }
 
+void xq_cache::expect_whole(uint32_t n_ubatch) { whole_ubatch = n_ubatch; }
+
 std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_v, bool sliding_window, const params & p) {
     const bool k = type_k == GGML_TYPE_XQ, v = type_v == GGML_TYPE_XQ;
     if (!k && !v && !(p.other && p.other->get_xq())) {
@@ -117,14 +120,15 @@ std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_
 }
 
 xq_cache::xq_cache(const params & p, xq_config config)
-    : model(p.model), config(config), kv_size(p.kv_size), n_stream(p.n_stream), n_seq_max(p.n_seq_max) {
+    : model(p.model), config(config), kv_size(p.kv_size), n_stream(p.n_stream), n_seq_max(p.n_seq_max),
+      micro_batch(std::max<uint32_t>(config.max_ubatch, std::min(whole_ubatch, p.kv_size))) {
     const auto shapes = shapes_of(p);
     for (const auto & s : shapes) {
         check_head_dim(s.il, "key", s.dk);
         check_head_dim(s.il, "value", s.dv);
     }
     xq_tile_rules rules;
-    rules.window = config.window; rules.sink = config.sink; rules.max_ubatch = config.max_ubatch;
+    rules.window = config.window; rules.sink = config.sink; rules.max_ubatch = (int) micro_batch;
     rules.n_seq  = n_stream == 1 ? (int) n_seq_max : 1;
     tiles.assign(n_stream, xq_tiles(rules, kv_size));
     for (int il = 0; p.reuse && il < (int) p.hparams.n_layer_all; ++il) {

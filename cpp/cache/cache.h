@@ -68,6 +68,9 @@ public:
         const llama_kv_cache * other;                  // whose cells and tensors a draft context reads, or null
     };
 
+    // Tokens of a micro-batch that caches created next by this thread must take whole: 0, or as many as their context's.
+    static void expect_whole(uint32_t n_ubatch);
+
     // The packed cache if the types ask for one, else null. Either way the types become those of the tensors that
     // llama_kv_cache allocates itself: pages, or the plain cache of a sliding window, which stays in f16.
     // Throws std::runtime_error (rule, value, remedy) for what cannot be packed.
@@ -84,7 +87,7 @@ public:
     void place(uint32_t stream, const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) { tiles[stream].place(cells, idxs); }
     std::vector<xq_tiles> trial_begin() const { return tiles; }
     void trial_end(std::vector<xq_tiles> saved) { tiles = std::move(saved); }
-    uint32_t max_ubatch() const { return config.max_ubatch; }
+    uint32_t max_ubatch() const { return micro_batch; }
     void copy_stream(uint32_t src, uint32_t dst);
 
     // ---- a micro-batch's graph: what place() changed stays pending until the graph has succeeded
@@ -131,6 +134,7 @@ private:
     mutable std::unique_ptr<xq_identity> identified; // once asked for
     xq_config config;
     uint32_t  kv_size, n_stream, n_seq_max;
+    uint32_t  micro_batch; // largest: config.max_ubatch, or what a context needs whole
     std::map<int, int> reused; // layers without keys and values of their own: the layer whose they read
     std::vector<xq_layer> layers; // sized once: graph nodes keep pointers to its elements
     std::vector<xq_tiles> tiles;  // by stream

@@ -52,8 +52,8 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
         f16 += (size_t) (k_el + v_el)*2*kv_size*n_stream;
         elements  += (k_el + v_el)*kv_size*n_stream;
         code_bits += (l.owns_k() ? side_bits(l.plan.k)*k_el : 0) + (l.owns_v() ? side_bits(l.plan.v)*v_el : 0);
-        const size_t t = l.on_host ? scratch_bytes(s, (int) kv_size, config.max_ubatch, n_threads)
-                                   : device_scratch_bytes(s, (int) kv_size, config.max_ubatch);
+        const size_t t = l.on_host ? scratch_bytes(s, (int) kv_size, (int) micro_batch, n_threads)
+                                   : device_scratch_bytes(s, (int) kv_size, (int) micro_batch);
         scratch = std::max(scratch, t);
         rows << (rows.tellp() > 0 ? "," : "") << "{\"il\":" << s.il << ",\"packed\":true"
              << ",\"k_bits\":" << num(side_bits(l.plan.k)) << ",\"v_bits\":" << num(side_bits(l.plan.v))

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <exception>
 #include <map>
+#include <string>
 
 namespace {
 
@@ -41,6 +42,27 @@ xq_caches xq_caches_of(llama_memory_i * memory) {
         return {kv->get_mem_attn()->get_base(), kv->get_mem_attn()->get_swa()};
     }
     return {};
+}
+
+void xq_expect(const llama_cparams & cparams) {
+    const bool pooled = cparams.pooling_type != LLAMA_POOLING_TYPE_NONE;
+    xq_cache::expect_whole(pooled || !cparams.causal_attn ? cparams.n_ubatch : 0);
+}
+
+bool xq_refuse_batch(llama_memory_i * memory, const llama_cparams & cparams, uint32_t n_tokens) {
+    if (!packed(xq_caches_of(memory).main)) {
+        return false;
+    }
+    xq_set_error("");
+    if (cparams.causal_attn || n_tokens <= cparams.n_ubatch) {
+        return false;
+    }
+    const std::string n = std::to_string(n_tokens);
+    xq_set_error("xquant: tokens that see each other (causal attention is off) go into one micro-batch; got " + n +
+                 " tokens and micro-batches of " + std::to_string(cparams.n_ubatch) + "; use max_ubatch and n_ubatch of at least " + n +
+                 ", create the context with causal attention off, or use kv=\"f16\"");
+    LLAMA_LOG_ERROR("%s\n", xq_error().c_str());
+    return true;
 }
 
 void xq_attach(llama_memory_i * memory, llama_cparams & cparams) {

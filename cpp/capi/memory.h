@@ -9,9 +9,17 @@ struct llama_memory_i;
 struct llama_ubatch;
 class llama_kv_cache;
 
-// Once the memory is there. Micro-batches of a packed cache are at most config.max_ubatch tokens: pages for one are part
+// Before the memory is created: where all tokens of a batch see each other (no causal attention) or are pooled, a packed
+// cache takes whole micro-batches of the context, however small config.max_ubatch is.
+void xq_expect(const llama_cparams & cparams);
+
+// Once the memory is there. Otherwise micro-batches of a packed cache are at most config.max_ubatch tokens: pages for one are part
 // of the cache. An eval callback is watched, for it may stop a graph half way.
 void xq_attach(llama_memory_i * memory, llama_cparams & cparams);
+
+// Is a batch refused whose tokens see each other and do not fit into one micro-batch of a packed cache? Logged, and in
+// xq_last_error(). Causal attention may be switched off at any time.
+bool xq_refuse_batch(llama_memory_i * memory, const llama_cparams & cparams, uint32_t n_tokens);
 
 // Before a state is written or read: copies between the streams of a packed cache that wait for the next decode are carried
 // out, or the cells would not fit what their tiles hold.

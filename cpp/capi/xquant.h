@@ -26,7 +26,7 @@ XQ_API int xq_ggml_type(void);
 // NULL returns to the environment variable XQUANT_KV or the defaults. 0, or -1 with xq_last_error().
 XQ_API int xq_config_set(const char * text);
 
-// Why the last packed context of this thread was refused, or "".
+// Why a packed context, a state or a batch was refused in this thread last, or "".
 XQ_API const char * xq_last_error(void);
 
 // JSON description of a context's packed cache: plan, bytes by kind, bits. Writes at most size bytes including
