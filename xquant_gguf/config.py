@@ -79,7 +79,8 @@ class XQuantConfig:
         follower: how a layer that shares codes fits its scales, ``"minmax"`` as in
             the paper or ``"ls"``, least squares ("minmax").
         max_ubatch: largest micro-batch the cache takes, a multiple of 32; memory for
-            full-precision tokens grows with it (256).
+            full-precision tokens grows with it (256). Contexts with pooling or without causal
+            attention take their whole ``n_ubatch`` instead, where that is more.
 
     Raises:
         ConfigError: a value outside these limits, or settings that exclude each other.

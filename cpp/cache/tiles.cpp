@@ -9,6 +9,13 @@ int xq_tile_rules::pages(int n_tiles) const {
     return std::min(n_tiles, fresh(max_ubatch) + n_seq*(up(window) + 1 + up(sink)));
 }
 
+// The newest tiles have the pages, those of sinks apart. All but the one that is being filled lie whole below its first
+// token; a query needs the pages of the window before it.
+int xq_tile_rules::reach() const {
+    const int sinks = (sink + XQ_TILE - 1)/XQ_TILE;
+    return (pages(1 << 24) - sinks - 1)*XQ_TILE - window;
+}
+
 // Tokens fill empty tiles in order, but may start and end inside one.
 int xq_tile_rules::fresh(int n_tokens) { return (n_tokens + XQ_TILE - 1)/XQ_TILE + 2; }
 

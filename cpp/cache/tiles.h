@@ -20,6 +20,9 @@ struct xq_tile_rules {
     // Pages that keep the rules for every sequence and leave room for a whole micro-batch.
     int pages(int n_tiles) const;
 
+    // Of one sequence: rewinds to positions at most so far below the first that it has never had are exact, any number.
+    int reach() const;
+
     // Most empty tiles that n_tokens can open.
     static int fresh(int n_tokens);
 };

@@ -244,6 +244,52 @@ void rewind_into_backup() {
     }
 }
 
+// Rewinds, any number of them and however few tokens between, to positions at most rules.reach() below the first that was
+// never given: every query reads what it reads in a run without rewinds.
+bool repeated_rewinds(const xq_tile_rules & rules, int reach, int seed) {
+    rng_t rng(seed);
+    stream s(rules, 4096);
+    int high = 0;
+    bool exact = true;
+    for (int k = 0; k < 40 && high < 2000; ++k) {
+        const int end = s.cells.seq_pos_max(0) + 1;
+        if (pick(rng, 0, 1) && high > 0) {
+            const int to = std::max(1, high - one_of(rng, {reach, pick(rng, 1, reach)}));
+            s.seq_rm(0, std::min(end, to));
+        }
+        for (int left = one_of(rng, {1, 5, 33, 59, 100, 400}); left > 0;) {
+            const int n = std::min(left, pick(rng, 1, rules.max_ubatch)), first = s.cells.seq_pos_max(0) + 1;
+            CHECK(s.put(0, n));
+            left -= n;
+            high = std::max(high, first + n);
+            for (int q = first; q < first + n; ++q) {
+                for (int t = 0; t <= q/XQ_TILE; ++t) {
+                    const bool packed = t*XQ_TILE >= rules.sink && q >= t*XQ_TILE + XQ_TILE - 1 + rules.window;
+                    exact = exact && s.form(t, q) == (packed ? XQ_READ_CODES : XQ_READ_PAGE);
+                }
+            }
+        }
+    }
+    return exact;
+}
+
+void rewinds_within_reach() {
+    for (int window : {32, 128, 256}) {
+        for (int sink : {0, 4, 40}) {
+            for (int max_ubatch : {32, 256}) {
+                const auto rules = rules_of(window, sink, max_ubatch, 1);
+                int beyond = 0;
+                for (int seed = 0; seed < 4; ++seed) {
+                    check_context = check_text("window", window, "sink", sink, "ubatch", max_ubatch, "seed", seed);
+                    CHECK(repeated_rewinds(rules, rules.reach(), seed));
+                    beyond += !repeated_rewinds(rules, rules.reach() + XQ_TILE, seed);
+                }
+                CHECK(beyond > 0, "the reach is more than is said");
+            }
+        }
+    }
+}
+
 // Holes of a tile whose page is gone stay holes until it is empty.
 void sealed_for_good() {
     check_context = "sealed for good";
@@ -349,6 +395,7 @@ int main() {
     }
     growing_together();
     rewind_into_backup();
+    rewinds_within_reach();
     sealed_for_good();
     restored();
     holes_in_backups();
