@@ -11,10 +11,10 @@ def explain(error: Exception, refusal: str, log: list[str], path: str) -> Except
         return error
     why = last_reason(log) or str(error)
     lowered = " ".join(log).lower()
-    if "failed to allocate" in lowered or "out of memory" in lowered:
-        return OutOfMemoryError("model and cache must fit into memory", why, "use a smaller n_ctx")
     if refusal:
-        return UnsupportedModelError.from_native(refusal)
+        return refused(refusal)
+    if _no_memory(lowered):
+        return OutOfMemoryError("model and cache must fit into memory", why, "use a smaller n_ctx")
     if str(error).startswith("Failed to load model"):
         if "unknown model architecture" in lowered:
             return UnsupportedModelError(
@@ -28,6 +28,17 @@ def explain(error: Exception, refusal: str, log: list[str], path: str) -> Except
             'try kv="f16" or other context settings',
         )
     return error
+
+
+def refused(reason: str) -> XQuantError:
+    """The typed error for a context's refusal, by our library or in llama.cpp's log."""
+    if _no_memory(reason.lower()):
+        return OutOfMemoryError.from_native(reason)
+    return UnsupportedModelError.from_native(reason)
+
+
+def _no_memory(text: str) -> bool:
+    return any(sign in text for sign in ("failed to allocate", "out of memory", "bad_alloc"))
 
 
 def last_reason(log: list[str]) -> str:

@@ -11,6 +11,7 @@
 #include "llama-model.h"
 
 #include <algorithm>
+#include <new>
 #include <stdexcept>
 
 namespace {
@@ -114,6 +115,9 @@ std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_
     }
     try {
         return std::unique_ptr<xq_cache>(new xq_cache(p, xq_config_current()));
+    } catch (const std::bad_alloc &) {
+        refuse("xquant: the packed cache must fit into memory; got std::bad_alloc for a cache of " + std::to_string(p.kv_size) +
+               " tokens; use a smaller n_ctx");
     } catch (const std::exception & e) {
         refuse(e.what());
     }

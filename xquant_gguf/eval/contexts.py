@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _fork, _native
-from .._failures import explain
+from .._failures import explain, refused
 from .._log import captured
 from .._rewind import keeps_whole_windows, rewind
 from ..config import XQuantConfig
@@ -147,7 +147,7 @@ class Context:
         if model.native.packed:
             model.native.config_set(None)
         if not self.handle:
-            raise UnsupportedModelError.from_native(refusal or (log[0] if log else "no context"))
+            raise refused(refusal or (log[0] if log else "no context"))
         self.batch: Any = api.llama_batch_init(batch, 0, 1)
         self.held = [0] * sequences
 
