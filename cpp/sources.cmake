@@ -9,6 +9,7 @@ set(XQ_SOURCES
     cache/plan.cpp
     cache/report.cpp
     cache/restore.cpp
+    cache/room.cpp
     cache/saved_tile.cpp
     cache/section.cpp
     cache/state.cpp

@@ -90,6 +90,9 @@ public:
     uint32_t max_ubatch() const { return micro_batch; }
     void copy_stream(uint32_t src, uint32_t dst);
 
+    // No cells were found for a batch: tiles with holes are merged (room.cpp). False: there is nothing to gain.
+    bool make_room(llama_kv_cells & cells, uint32_t stream);
+
     // ---- a micro-batch's graph: what place() changed stays pending until the graph has succeeded
     void begin_step();
     void undo_step();    // the graph failed

@@ -84,6 +84,19 @@ void xq_before_state(llama_context & ctx, llama_memory_i * memory) {
     }
 }
 
+bool xq_make_room(llama_context & ctx, llama_memory_i * memory) {
+    const llama_kv_cache * kv = xq_caches_of(memory).main;
+    if (!packed(kv)) {
+        return false;
+    }
+    ctx.synchronize();
+    bool made = false;
+    for (uint32_t s = 0; s < kv->get_n_stream(); ++s) {
+        made = packed(kv)->make_room(kv->get_xq_cells(s), s) || made;
+    }
+    return made;
+}
+
 xq_step::xq_step(llama_context & ctx, llama_memory_i * memory, const llama_ubatch & ubatch)
     : ctx(ctx), memory(memory), ubatch(ubatch), kv(xq_caches_of(memory).main) {
     if (!packed(kv)) {

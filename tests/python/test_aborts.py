@@ -30,13 +30,15 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 class Context:
     """A packed context of one thread that can be stopped before any node of its graphs."""
 
-    def __init__(self, path: Path, *, ubatch: int = 256, **kwargs: Any) -> None:
+    def __init__(
+        self, path: Path, *, kv: str = "balanced", ubatch: int = 256, **kwargs: Any
+    ) -> None:
         from xquant_gguf.config import resolve_kv
         from xquant_gguf.eval import contexts
 
         kwargs = {"n_ctx": 2048, "threads": 1, **kwargs}
-        kv = resolve_kv("balanced", max_ubatch=ubatch)
-        self.inner = contexts.Context(contexts.Model(str(path)), kv, **kwargs)
+        cache = resolve_kv(kv, **({} if kv == "f16" else {"max_ubatch": ubatch}))
+        self.inner = contexts.Context(contexts.Model(str(path)), cache, **kwargs)
         self.api, self.handle = self.inner.model.api, self.inner.handle
         self.vocabulary = self.inner.model.n_vocab
         self.nodes, self.after = 0, 1 << 30
@@ -82,9 +84,9 @@ class Context:
         if len(tokens) <= 32:
             assert self.held == before
 
-    def remove(self, sequence: int, start: int) -> None:
+    def remove(self, sequence: int, start: int, end: int = -1) -> None:
         memory = self.api.llama_get_memory(self.handle)
-        assert self.api.llama_memory_seq_rm(memory, sequence, start, -1)
+        assert self.api.llama_memory_seq_rm(memory, sequence, start, end)
 
 
 def same_with(
