@@ -151,7 +151,9 @@ class Reading(llama_cpp.Llama):
         self.n_tokens = start
         try:
             self._read(history[start:])
-        except RuntimeError:
+        except RuntimeError as error:
+            if not str(error).endswith(_NO_ROOM):
+                raise
             raise context_full(len(history), self._n_ctx) from None
 
 
