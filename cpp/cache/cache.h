@@ -124,6 +124,9 @@ private:
     using saved_tiles = std::vector<xq_saved_tile>;
     saved_tiles tiles_to_save(const llama_kv_cells & cells, int seq_id, uint32_t stream) const;
     saved_tiles read_checked(llama_io_read_i & io, bool whole, std::vector<xq_metric_steps> & metric) const;
+    saved_tiles take_sparse(llama_kv_cells & cells, uint32_t stream);
+    // A restored sequence that finds too few empty tiles, and cells enough: its tiles are merged with those that have holes.
+    bool join_sparse(saved_tiles & list, llama_kv_cells & cells, int seq_id, uint32_t stream);
     std::vector<int> fit(saved_tiles & list, const llama_kv_cells & cells, bool whole, uint32_t stream) const;
     void put(const saved_tiles & list, const std::vector<int> & at, llama_kv_cells & cells, int seq_id, uint32_t stream);
     // The factors of all layers' keys, and taking over those of a state, which a cache that holds other tokens cannot.

@@ -1,26 +1,21 @@
 // Room inside the cache. Cells of a tile that is sealed and has no page stay unused until the tile is empty. Where a batch
-// finds no cells for that, tiles with holes are merged: rows stay what they are, codes become rows and are coded a second
-// time once they are older than the window.
+// finds no cells for that, or a state no empty tiles, tiles with holes are merged: rows stay what they are, codes become
+// rows and are coded a second time once they are older than the window.
 #include "cache/cache.h"
 
 #include "cache/saved_tile.h"
 
+#include <iterator>
 #include <utility>
 
-bool xq_cache::make_room(llama_kv_cells & cells, uint32_t stream) {
+// The tiles that have holes, with what they hold, taken out of the cells.
+xq_saved_tiles xq_cache::take_sparse(llama_kv_cells & cells, uint32_t stream) {
     xq_tiles & of = tiles[stream];
     xq_saved_tiles sparse;
-    bool unused = false;
     for (auto & t : tiles_to_save(cells, -1, stream)) {
-        if (t.count() < XQ_TILE) {
-            unused = unused || of.sealed((int) t.tile);
-            sparse.push_back(std::move(t));
+        if (t.count() == XQ_TILE) {
+            continue;
         }
-    }
-    if (!unused) {
-        return false;
-    }
-    for (auto & t : sparse) {
         for (const auto & l : layers) {
             if (t.sealed) {
                 t.codes.push_back(xq_get_codes(l, stream, (int) t.tile));
@@ -28,18 +23,55 @@ bool xq_cache::make_room(llama_kv_cells & cells, uint32_t stream) {
                 t.rows.push_back(xq_get_page(l, stream, of.page((int) t.tile)));
             }
         }
-    }
-    const xq_saved_tiles dense = xq_merge_tiles(layers, sparse); // by position: the one that is not full is the newest
-    std::vector<int> at;
-    for (const auto & t : sparse) {
-        at.push_back((int) t.tile);
         for (int c = 0; c < XQ_TILE; ++c) {
             if (t.cells >> c & 1) {
                 cells.rm(t.tile*XQ_TILE + c);
             }
         }
+        sparse.push_back(std::move(t));
     }
     of.drop_empty(cells);
-    put(dense, at, cells, -1, stream);
+    return sparse;
+}
+
+bool xq_cache::make_room(llama_kv_cells & cells, uint32_t stream) {
+    bool unused = false;
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        const int t = (int) i/XQ_TILE;
+        unused = unused || (cells.is_empty(i) && tiles[stream].sealed(t) && tiles[stream].in_use(cells, t));
+    }
+    if (!unused) {
+        return false;
+    }
+    const xq_saved_tiles sparse = take_sparse(cells, stream);
+    std::vector<int> at;
+    for (const auto & t : sparse) {
+        at.push_back((int) t.tile);
+    }
+    // By position: the one that is not full is the newest.
+    put(xq_merge_tiles(layers, sparse), at, cells, -1, stream);
+    return true;
+}
+
+bool xq_cache::join_sparse(xq_saved_tiles & list, llama_kv_cells & cells, int seq_id, uint32_t stream) {
+    int tokens = 0;
+    for (const auto & t : list) {
+        tokens += t.count();
+    }
+    int empty = 0;
+    for (int t = 0; t < (int) cells.size()/XQ_TILE; ++t) {
+        empty += !tiles[stream].in_use(cells, t);
+    }
+    if (tokens <= empty*XQ_TILE || tokens > (int) (cells.size() - cells.get_used())) {
+        return false;
+    }
+    for (auto & t : list) {
+        for (auto & cell : t.of) {
+            cell.seqs = {seq_id};
+        }
+    }
+    xq_saved_tiles sparse = take_sparse(cells, stream);
+    list.insert(list.end(), std::make_move_iterator(sparse.begin()), std::make_move_iterator(sparse.end()));
+    list = xq_merge_tiles(layers, list);
     return true;
 }

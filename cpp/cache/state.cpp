@@ -285,8 +285,9 @@ void xq_cache::state_read(llama_io_read_i & io, std::vector<llama_kv_cells> & al
                 }
             }
             if (!mine.empty()) {
+                const bool joined = seq_id != -1 && join_sparse(mine, all[to], seq_id, to);
                 const std::vector<int> at = fit(mine, all[to], seq_id == -1, to);
-                put(mine, at, all[to], seq_id, to);
+                put(mine, at, all[to], joined ? -1 : seq_id, to);
             }
         }
     } catch (const std::exception & e) {
