@@ -176,8 +176,8 @@ void xq_cache::add_layer(ggml_context * ctx, int il, ggml_tensor * k_pages, ggml
         plane(GGML_TYPE_I8, it->k_meta_size() + it->v_meta_size(), "xq_m"),
     };
     const auto & s = it->plan.shape;
-    if (config.k_metric == XQ_METRIC_QUERIES && s.n_head_kv > 0 && !model.hparams.no_alloc) {
-        it->metric = std::make_shared<xq_metric>(buft, il, s.dk, s.n_head_kv);
+    if (config.k_metric == XQ_METRIC_QUERIES && s.n_head_kv > 0) {
+        it->metric = std::make_shared<xq_metric>(buft, il, s.dk, s.n_head_kv, model.hparams.no_alloc);
     }
 }
 

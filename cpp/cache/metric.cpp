@@ -4,12 +4,18 @@
 #include <cmath>
 #include <stdexcept>
 
-xq_metric::xq_metric(ggml_backend_buffer_type_t buft, int il, int dk, int n_head_kv) : now((size_t) dk*n_head_kv, 0) {
+xq_metric::xq_metric(ggml_backend_buffer_type_t buft, int il, int dk, int n_head_kv, bool dry)
+    : now((size_t) dk*n_head_kv, 0), is_known(dry) {
     ctx.reset(ggml_init({2*ggml_tensor_overhead(), nullptr, true}));
     k = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, dk, n_head_kv);
     q = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, dk, 1, n_head_kv);
     ggml_format_name(k, "xq_metric_k_l%d", il);
     ggml_format_name(q, "xq_metric_q_l%d", il);
+    if (dry) {
+        buffer.reset(ggml_backend_buft_alloc_buffer(buft, 0));
+        k->buffer = q->buffer = buffer.get();
+        return;
+    }
     buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(ctx.get(), buft));
     if (!buffer) {
         throw std::runtime_error("xquant: the factors of keys must fit into memory; got no buffer on " +

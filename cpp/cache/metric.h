@@ -12,8 +12,9 @@
 // In a buffer of their own: clearing a cache clears its buffers.
 class xq_metric {
 public:
-    // All factors are 1. Throws std::runtime_error if there is no memory.
-    xq_metric(ggml_backend_buffer_type_t buft, int il, int dk, int n_head_kv);
+    // All factors are 1. Throws std::runtime_error if there is no memory. dry: of a model whose weights are not loaded; nothing
+    // is allocated or measured, and graphs have the nodes that they would have.
+    xq_metric(ggml_backend_buffer_type_t buft, int il, int dk, int n_head_kv, bool dry);
 
     bool known() const { return is_known; }
     void set(xq_metric_steps steps);

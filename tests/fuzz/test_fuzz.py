@@ -30,7 +30,7 @@ def fuzz(program: Path, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_operations(program: Path) -> None:
-    done = fuzz(program, "--operations", 4000, "--no-aborts")
+    done = fuzz(program, "--operations", 4000, "--strict")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert done.stdout.count("\n") == EACH + 1
 
