@@ -83,7 +83,7 @@ public:
 
     // ---- placing tokens
     bool writable(uint32_t stream, const llama_kv_cells & cells, uint32_t cell) const { return tiles[stream].writable(cells, cell); }
-    bool has_room(uint32_t stream, int n_tokens) const { return tiles[stream].has_room(n_tokens); }
+    bool has_room(uint32_t stream, const llama_kv_cells & cells, int n_tokens) const { return tiles[stream].has_room(cells, n_tokens); }
     void place(uint32_t stream, const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) { tiles[stream].place(cells, idxs); }
     std::vector<xq_tiles> trial_begin() const { return tiles; }
     void trial_end(std::vector<xq_tiles> saved) { tiles = std::move(saved); }

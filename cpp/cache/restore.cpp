@@ -74,7 +74,7 @@ std::vector<int> xq_cache::fit(xq_saved_tiles & list, const llama_kv_cells & cel
     const int share = tiles[stream].n_tiles()/(n_stream == 1 && !whole ? (int) n_seq_max : 1);
     const int most  = std::min((int) empty.size(), std::max(dense, share));
     const int n_rows = (int) std::count_if(list.begin(), list.end(), [](const auto & t) { return !t.sealed; });
-    if ((int) list.size() > most || n_rows > tiles[stream].spare_pages()) {
+    if ((int) list.size() > most || n_rows > tiles[stream].spare_pages(cells)) {
         merge_some(layers, list, [](const auto & t) { return !t.sealed && t.count() < XQ_TILE; }); // exact
     }
     if ((int) list.size() > most) {

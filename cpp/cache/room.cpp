@@ -35,6 +35,10 @@ xq_saved_tiles xq_cache::take_sparse(llama_kv_cells & cells, uint32_t stream) {
 }
 
 bool xq_cache::make_room(llama_kv_cells & cells, uint32_t stream) {
+    if (tiles[stream].spare_pages(cells) < 0) {
+        settle(stream, cells);
+        return true;
+    }
     bool unused = false;
     for (uint32_t i = 0; i < cells.size(); ++i) {
         const int t = (int) i/XQ_TILE;

@@ -67,7 +67,7 @@ bool xq_tiles::writable(const llama_kv_cells & cells, uint32_t cell) const {
     if (pages_total == n_tiles()) {
         return true;
     }
-    int spare = pages_total - xq_tile_rules::fresh(rules.max_ubatch);
+    int spare = pages_total - reserve(cells, rules.max_ubatch);
     for (int t = 0; t < n_tiles(); ++t) {
         const tile_state & s = tiles[t];
         if (s.page < 0 || !in_use(cells, t)) {
@@ -161,24 +161,40 @@ void xq_tiles::seal(const llama_kv_cells & cells, int tile) {
     seal_list.push_back({tile, s.page, data_mask(cells, tile)});
 }
 
-int xq_tiles::pages_to_give() const {
-    return (int) free_pages.size() + (int) std::count_if(tiles.begin(), tiles.end(),
-        [](const tile_state & s) { return s.sealed && s.page >= 0; });
+int xq_tiles::pages_to_give(const llama_kv_cells & cells) const {
+    int n = (int) free_pages.size();
+    for (int t = 0; t < n_tiles(); ++t) {
+        n += tiles[t].page >= 0 && (tiles[t].sealed || !in_use(cells, t));
+    }
+    return n;
 }
 
-int xq_tiles::spare_pages() const {
-    return pages_to_give() - (pages_total == n_tiles() ? 0 : xq_tile_rules::fresh(rules.max_ubatch));
+// Pages that tokens may need beside those of the holes that are offered to them: no more than there are empty tiles.
+int xq_tiles::reserve(const llama_kv_cells & cells, int n_tokens) const {
+    if (pages_total == n_tiles()) {
+        return 0;
+    }
+    const int most = xq_tile_rules::fresh(n_tokens);
+    int n = 0;
+    for (int t = 0; t < n_tiles() && n < most; ++t) {
+        n += !in_use(cells, t);
+    }
+    return n;
 }
 
-bool xq_tiles::has_room(int n_tokens) const {
-    return pages_total == n_tiles() || pages_to_give() >= xq_tile_rules::fresh(n_tokens);
+int xq_tiles::spare_pages(const llama_kv_cells & cells) const {
+    return pages_to_give(cells) - reserve(cells, rules.max_ubatch);
+}
+
+bool xq_tiles::has_room(const llama_kv_cells & cells, int n_tokens) const {
+    return pages_to_give(cells) >= reserve(cells, n_tokens);
 }
 
 // Leave free or reclaimable pages for the next micro-batch. The rules hold enough for ordinary use; when tiles
 // with holes hog pages, the oldest are sealed early, those under the rules last.
 void xq_tiles::keep_reserve(const llama_kv_cells & cells, uint32_t now) {
     if (pages_total < n_tiles()) { // with a page for every tile nothing ever has to give way
-        make_pages(cells, now, -spare_pages());
+        make_pages(cells, now, -spare_pages(cells));
     }
 }
 
@@ -266,6 +282,7 @@ std::vector<xq_seal> xq_tiles::give_way(const llama_kv_cells & cells) {
 std::vector<xq_seal> xq_tiles::settle(const llama_kv_cells & cells) {
     std::vector<xq_seal> list;
     seal_list.clear();
+    drop_empty(cells);
     keep_reserve(cells, ++clock);
     list.swap(seal_list);
     return list;

@@ -39,8 +39,8 @@ public:
     // May a new token go to this (empty) cell? Not into the holes of a tile that is sealed for good.
     bool writable(const llama_kv_cells & cells, uint32_t cell) const;
 
-    // Are there pages for a micro-batch of this size? Always true unless a restored session fills them.
-    bool has_room(int n_tokens) const;
+    // Are there pages for a micro-batch of this size? If not, settle() makes them: sequences were removed, or restored.
+    bool has_room(const llama_kv_cells & cells, int n_tokens) const;
 
     // Account for a micro-batch whose cells have just been set: give its tiles pages and decide what is sealed
     // now. Deterministic in state and arguments. What it changes is pending until its graph has succeeded.
@@ -67,7 +67,7 @@ public:
     // restored, those whose pages the next micro-batch needs.
     std::vector<xq_seal> give_way(const llama_kv_cells & cells);
     std::vector<xq_seal> settle(const llama_kv_cells & cells);
-    int  spare_pages() const; // that can be had without it, beside those for the next micro-batch
+    int  spare_pages(const llama_kv_cells & cells) const; // that can be had without it, beside those for the next micro-batch
     bool in_use(const llama_kv_cells & cells, int tile) const;
     void forget(); // all tiles empty
 
@@ -90,7 +90,8 @@ private:
     bool protected_by_rules(const llama_kv_cells & cells, int tile) const;
     void seal(const llama_kv_cells & cells, int tile);
     int  take_page(uint32_t now);
-    int  pages_to_give() const;
+    int  pages_to_give(const llama_kv_cells & cells) const;
+    int  reserve(const llama_kv_cells & cells, int n_tokens) const;
     void keep_reserve(const llama_kv_cells & cells, uint32_t now);
     void make_pages(const llama_kv_cells & cells, uint32_t now, int missing);
 

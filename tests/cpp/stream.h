@@ -29,7 +29,7 @@ public:
     // Cells for n tokens, or none: what llama_kv_cache::find_slot does with a packed cache.
     std::vector<uint32_t> find(int n) const {
         std::vector<uint32_t> idxs;
-        if (!tiles.has_room(n)) {
+        if (!tiles.has_room(cells, n)) {
             return idxs;
         }
         uint32_t at = head > cells.get_used() + 2*n ? 0 : head;
@@ -47,7 +47,11 @@ public:
 
     // A micro-batch: cells, tiles, then what the graph does: store rows, seal. False: no room for it.
     bool put(const std::vector<token> & batch) {
-        const std::vector<uint32_t> idxs = find((int) batch.size());
+        std::vector<uint32_t> idxs = find((int) batch.size());
+        if (idxs.empty() && tiles.spare_pages(cells) < 0) { // as xq_cache::make_room
+            seal(tiles.settle(cells));
+            idxs = find((int) batch.size());
+        }
         if (idxs.empty()) {
             return false;
         }
@@ -89,7 +93,7 @@ public:
         }
         head = head_before;
         seal(tiles.settle(cells));
-        CHECK(tiles.has_room(rules.max_ubatch), "no room after a failed batch");
+        CHECK(tiles.has_room(cells, rules.max_ubatch), "no room after a failed batch");
         for (llama_seq_id s = 0; s < rules.n_seq; ++s) {
             check_readable(cells.seq_pos_max(s) + 1);
         }
@@ -272,7 +276,7 @@ private:
         CHECK(given_up <= kept, "sealed early", given_up, "while there was", kept);
         const int to_give = tiles.n_pages() - tiles.count_residual();
         CHECK(!early || to_give <= xq_tile_rules::fresh(rules.max_ubatch), "sealed early with", to_give, "pages to give");
-        CHECK(tiles.has_room(rules.max_ubatch), "no room after a batch");
+        CHECK(tiles.has_room(cells, rules.max_ubatch), "no room after a batch");
     }
 
     bool mask_all_new(int tile, const std::vector<uint32_t> & idxs) const {

@@ -361,11 +361,11 @@ void restored() {
     }
     CHECK((int) pages.size() == tiles.n_pages() && *pages.begin() == 0);
     CHECK(tiles.restore_residual(tiles.n_pages()) == -1);
-    CHECK(!tiles.has_room(1));
     for (uint32_t i = 0; i < 21*XQ_TILE; ++i) {
         cells.pos_set(i, (llama_pos) i);
         cells.seq_add(i, 0);
     }
+    CHECK(!tiles.has_room(cells, 1));
     tiles.restore_sealed(cells, 20);
     CHECK(tiles.sealed(20) && tiles.page(20) < 0 && tiles.from(20) == 21*XQ_TILE - 1 + rules.window);
     // Pages for more: the oldest tile gives way, with all its cells; its page goes to the next one.
@@ -376,10 +376,10 @@ void restored() {
     for (const xq_seal & e : tiles.settle(cells)) {
         CHECK(tiles.sealed(e.tile) && tiles.page(e.tile) == e.page && e.cells == 0xFFFFFFFFu, "tile", e.tile);
     }
-    CHECK(tiles.seals().empty() && tiles.spare_pages() >= 0 && tiles.has_room(rules.max_ubatch));
+    CHECK(tiles.seals().empty() && tiles.spare_pages(cells) >= 0 && tiles.has_room(cells, rules.max_ubatch));
     cells.reset();
     tiles.drop_empty(cells);
-    CHECK(tiles.count_residual() == 0 && tiles.count_sealed() == 0 && tiles.has_room(32));
+    CHECK(tiles.count_residual() == 0 && tiles.count_sealed() == 0 && tiles.has_room(cells, 32));
     tiles.forget();
     CHECK(same(tiles, xq_tiles(rules, 1024)));
 }
