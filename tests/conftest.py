@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import comma_locale
 import pytest
@@ -15,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 QWEN_PARTS = 6
 GEMMA_PARTS = 4
+TINY = {"gemma3": {"attention__sliding_window": 128}}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,6 +96,52 @@ def run_chat(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Write a tiny model of an architecture once, Gemma 3 with a window of 128 tokens."""
+    folder = tmp_path_factory.mktemp("archs")
+
+    def make(arch: str) -> Path:
+        path = folder / f"{arch}.gguf"
+        from tiny import write
+
+        return path if path.exists() else write(folder, arch, arch, **TINY.get(arch, {}))
+
+    return make
+
+
+@pytest.fixture
+def opened(packed_library: None) -> Iterator[Callable[..., Any]]:
+    """Open models as ``Llama`` does, and close them behind the test."""
+    from xquant_gguf import Llama
+
+    models: list[Any] = []
+
+    def one(path: Path, **settings: Any) -> Any:
+        models.append(Llama(path, **{"n_threads": 2, "n_threads_batch": 2, **settings}))
+        return models[-1]
+
+    yield one
+    for llm in models:
+        llm.close()
+
+
+@pytest.fixture
+def read(packed_library: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each call of llama_cpp's own ``eval`` reads."""
+    import llama_cpp
+
+    counts: list[int] = []
+    stock = llama_cpp.Llama.eval
+
+    def counted(self: Any, tokens: Any) -> None:
+        counts.append(len(tokens))
+        stock(self, tokens)
+
+    monkeypatch.setattr(llama_cpp.Llama, "eval", counted)
+    return counts
 
 
 def subprocess_env(**more: str) -> dict[str, str]:

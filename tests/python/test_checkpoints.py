@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tiny import write
+from tiny import logits, nmse, tokens
 
-from xquant_gguf import Llama  # before llama_cpp, which looks for its library when imported
-
-import llama_cpp  # isort: skip
+from xquant_gguf import Llama
 
 pytestmark = pytest.mark.usefixtures("packed_library")
 
@@ -22,55 +19,10 @@ TURN = 60
 TURNS = 20
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("archs")
-
-    def get(arch: str) -> Path:
-        path = folder / f"{arch}.gguf"
-        return path if path.exists() else write(folder, arch, arch)
-
-    return get
-
-
 @pytest.fixture
-def load(models: Callable[[str], Path]) -> Iterator[Callable[..., Llama]]:
-    opened: list[Llama] = []
-
-    def one(arch: str, **settings: Any) -> Llama:
-        settings = {"n_ctx": 4096, "n_threads": 2, "verbose": False, **settings}
-        opened.append(Llama(models(arch), **settings))
-        return opened[-1]
-
-    yield one
-    for llm in opened:
-        llm.close()
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each call of llama_cpp's own ``eval`` reads."""
-    counts: list[int] = []
-    stock = llama_cpp.Llama.eval
-
-    def counted(self: Any, tokens: Any) -> None:
-        counts.append(len(tokens))
-        stock(self, tokens)
-
-    monkeypatch.setattr(llama_cpp.Llama, "eval", counted)
-    return counts
-
-
-def tokens(count: int, seed: int = 1) -> list[int]:
-    return [int(t) for t in np.random.default_rng(seed).integers(3, 500, count)]
-
-
-def logits(llm: Any) -> np.ndarray:
-    return np.array(llm._ctx.get_logits_ith(-1)[: llm.n_vocab()], dtype=np.float64)
-
-
-def nmse(found: np.ndarray, truth: np.ndarray) -> float:
-    return float(((found - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
+def load(tiny: Callable[[str], Path], opened: Callable[..., Any]) -> Callable[..., Any]:
+    """Open the tiny model of an architecture."""
+    return lambda arch, **settings: opened(tiny(arch), **{"n_ctx": 4096, **settings})
 
 
 def chat(llm: Llama, turns: int, say: Callable[[int], list[int]]) -> list[int]:

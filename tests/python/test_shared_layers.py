@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import write
+from tiny import logits, nmse, tokens, write
 
 pytestmark = pytest.mark.usefixtures("packed_library")
-TOKENS = [int(t) for t in np.random.default_rng(1).integers(3, 500, 700)]
+TOKENS = tokens(700)
 
 
 @pytest.fixture
@@ -22,15 +22,11 @@ def logits_of() -> Iterator[Any]:
     def read(path: Path, **settings: Any) -> np.ndarray:
         llm = Llama(path, n_ctx=1024, n_threads=2, verbose=False, **settings)
         llm.eval(TOKENS)
-        found = np.array(llm._ctx.get_logits_ith(-1)[: llm.n_vocab()], dtype=np.float64)
+        found = logits(llm)
         llm.close()
         return found
 
     return read
-
-
-def nmse(found: np.ndarray, truth: np.ndarray) -> float:
-    return float(((found - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
 
 
 @pytest.mark.parametrize("arch", ["gemma3n", "gemma4-d256-shared"])

@@ -3,74 +3,24 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny import write
+from tiny import logits, tokens
 
 from xquant_gguf.errors import UnsupportedModelError
 
-SETTINGS = {"n_ctx": 1024, "n_ubatch": 128, "n_threads": 2, "n_threads_batch": 2, "verbose": False}
-WINDOW = {"gemma3": {"attention__sliding_window": 128}}
 ARCHS = ["gpt-oss", "gemma3", "qwen35"]
 SMALL = [{"kv": "balanced"}, {"kv": "f16", "swa_full": False}, {"kv": "q8_0", "swa_full": False}]
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Write a tiny model of an architecture, with a window of 128 tokens where it may be chosen."""
-    folder = tmp_path_factory.mktemp("archs")
-
-    def make(arch: str) -> Path:
-        path = folder / f"{arch}.gguf"
-        if not path.exists():
-            write(folder, arch, arch, **WINDOW.get(arch, {}))
-        return path
-
-    return make
-
-
 @pytest.fixture
-def load(packed_library: None) -> Iterator[Callable[..., Any]]:
-    """Open models, and close them behind the test."""
-    from xquant_gguf import Llama
-
-    opened: list[Any] = []
-
-    def one(path: Path, **settings: Any) -> Any:
-        opened.append(Llama(path, **{**SETTINGS, **settings}))
-        return opened[-1]
-
-    yield one
-    for llm in opened:
-        llm.close()
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each call of llama_cpp's own ``eval`` reads."""
-    import llama_cpp
-
-    counts: list[int] = []
-    stock = llama_cpp.Llama.eval
-
-    def counted(self: Any, tokens: Any) -> None:
-        counts.append(len(tokens))
-        stock(self, tokens)
-
-    monkeypatch.setattr(llama_cpp.Llama, "eval", counted)
-    return counts
-
-
-def tokens(count: int, seed: int = 1) -> list[int]:
-    return [int(t) for t in np.random.default_rng(seed).integers(3, 500, count)]
-
-
-def logits(llm: Any) -> np.ndarray:
-    return np.array(llm._ctx.get_logits_ith(-1)[: llm.n_vocab()])
+def load(opened: Callable[..., Any]) -> Callable[..., Any]:
+    """Open models with small batches, so that windows are soon left."""
+    return lambda path, **settings: opened(path, **{"n_ctx": 1024, "n_ubatch": 128, **settings})
 
 
 @pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind["kv"])

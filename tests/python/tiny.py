@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
+import numpy as np
 
 from xquant_gguf import _native
 
+ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 512
 
 
@@ -24,3 +25,18 @@ def write(folder: Path, name: str, arch: str = "llama", *, seed: int = 1, **sett
     command += ["--out", folder, "--seed", str(seed), "--name", name, arch]
     subprocess.run(command, check=True, capture_output=True)
     return folder / f"{name}.gguf"
+
+
+def tokens(count: int, seed: int = 1) -> list[int]:
+    """Random token ids that every tiny model has."""
+    return [int(t) for t in np.random.default_rng(seed).integers(3, 500, count)]
+
+
+def logits(llm: Any) -> np.ndarray:
+    """The logits behind the last token that a ``Llama`` has read, ``[n_vocab]`` float64."""
+    return np.array(llm._ctx.get_logits_ith(-1)[: llm.n_vocab()], dtype=np.float64)
+
+
+def nmse(found: np.ndarray, truth: np.ndarray) -> float:
+    """Squared error of logits over their variance."""
+    return float(((found - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
