@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write tables and plots of what was measured into the documentation.
 
-    tables.py [PAGE ...]        default: README.md, docs/quality.md and docs/performance.md
+    tables.py [PAGE ...]        default: README.md and the pages of docs/ with tables
 
 The results lie in docs/results/ as ``python -m xquant_gguf.eval --json`` (wikitext-MODEL,
 flags-MODEL) and ``python -m xquant_gguf.bench --json`` (speed-RUN) wrote them. A page has a line
@@ -25,6 +25,7 @@ from xquant_gguf.eval.report import frontier_plot
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
+PAGES = ("measured", "quality", "performance")
 MODELS = ("smollm2", "qwen", "gemma")
 PLOTS = (
     *((f"wikitext-{model}", f"frontier-{model}", frontier_plot) for model in MODELS),
@@ -135,7 +136,7 @@ def table(name: str) -> str:
 def main() -> None:
     pages = [Path(page) for page in sys.argv[1:]]
     docs = ROOT / "docs"
-    for page in pages or [ROOT / "README.md", docs / "quality.md", docs / "performance.md"]:
+    for page in pages or [ROOT / "README.md", *(docs / f"{name}.md" for name in PAGES)]:
         text = page.read_text("utf-8")
         marked = re.compile(r"(<!-- table ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
         text = marked.sub(lambda m: f"{m[1]}\n{table(m[2])}\n\n{m[3]}", text)
