@@ -24,10 +24,11 @@ from xquant_gguf.selftest.groups import GROUPS
 from xquant_gguf.selftest.kernels import load_kernels
 from xquant_gguf.selftest.report import reply_line, result_line
 
-PACKED = {"window": 32, "sink": 0}
+PACKED = {"kv": "lossless", "window": 32, "sink": 0}
 TEXT = "A little fox lived at the edge of a wood and went down to the river every morning. "
 MOST = 0.05
-"""NMSE of logits; the CPU implementations are up to 0.025 apart on such a text."""
+"""NMSE of logits; the CPU implementations are up to 0.026 apart on such a text. At two bits a code
+that falls otherwise by a rounding error moves them by up to 0.18, which would say nothing."""
 
 Logits = NDArray[np.float64]
 
