@@ -8,9 +8,9 @@ from typing import Any
 
 from .config import XQuantConfig
 from .errors import ConfigError, OutOfMemoryError
-from .estimate import Estimator, Room
+from .estimate import CELL_BYTES, Estimator, Room
 from .gguf_header import ModelInfo
-from .memory import MIB, available_bytes, f16_bytes
+from .memory import MIB, available_bytes, cache_bytes, f16_bytes
 from .stock import StockKV
 
 MOST = 2**31 - 256
@@ -58,12 +58,19 @@ def fitted_ctx(
     }
     with Estimator(path, gpu_layers=keywords.get("n_gpu_layers", 0)) as estimator:
         room = Room(host=free)
-        if not asked or (n_ctx != "max" and estimator.use(kv, asked, **settings).fits(room)):
-            return int(n_ctx) if n_ctx != "max" else 0
+        if not asked:
+            return 0
+        endless = free is not None and asked * CELL_BYTES > free
+        if n_ctx != "max" and not endless and estimator.use(kv, asked, **settings).fits(room):
+            return int(n_ctx)
         largest = estimator.largest_ctx(kv, room, most=asked, **settings)
         if n_ctx == "max" and largest:
             return largest
-        needed = estimator.use(kv, asked, **settings).beside_weights
+        needed = (
+            cache_bytes(info, kv, asked)
+            if endless
+            else estimator.use(kv, asked, **settings).beside_weights
+        )
     raise OutOfMemoryError(
         f"cache and computation must fit into the {(free or 0) / MIB:,.0f} MiB of memory available",
         f"{needed / MIB:,.0f} MiB for n_ctx={asked}",

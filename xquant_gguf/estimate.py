@@ -18,6 +18,10 @@ from .stock import StockKV
 
 _STEP = 256
 
+CELL_BYTES = 64
+"""About what llama.cpp keeps beside the cache for each token: the one thing that is allocated here,
+so contexts of billions of tokens must not be asked for."""
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -172,6 +176,8 @@ class Estimator:
         Returns:
             A multiple of 256, at most ``most``; 0 if not even 256 tokens fit.
         """
+        if room.host is not None:
+            most = min(most, room.host // CELL_BYTES)
         low, high = 0, padded_ctx(most) // _STEP
         while low < high:
             middle = (low + high + 1) // 2

@@ -26,16 +26,26 @@ ggml_tensor * rows_of(ggml_context * ctx, ggml_tensor * cur) {
     throw std::runtime_error(text);
 }
 
-// A node whose result lies in the cache runs where the cache is. Attention's does not: the scheduler could give it to
-// the CPU backend, which takes any custom node, and copy all planes there in every step.
-void run_beside(ggml_backend_sched_t sched, const ggml_tensor * plane, ggml_tensor * node) {
+// Where the cache is, if a backend there takes the node.
+bool placed_beside(ggml_backend_sched_t sched, const ggml_tensor * plane, ggml_tensor * node) {
     const ggml_backend_buffer_type_t buft = ggml_backend_buffer_get_type(plane->buffer);
     for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); ++i) {
         ggml_backend_t backend = ggml_backend_sched_get_backend(sched, i);
         if (ggml_backend_supports_buft(backend, buft) && ggml_backend_supports_op(backend, node)) {
-            return ggml_backend_sched_set_tensor_backend(sched, node, backend);
+            ggml_backend_sched_set_tensor_backend(sched, node, backend);
+            return true;
         }
     }
+    return false;
+}
+
+// A node whose result lies in the cache runs where the cache is. Attention's does not: the scheduler could give it to
+// the CPU backend, which takes any custom node, and copy all planes there in every step.
+void run_beside(ggml_backend_sched_t sched, const ggml_tensor * plane, ggml_tensor * node) {
+    if (placed_beside(sched, plane, node)) {
+        return;
+    }
+    const ggml_backend_buffer_type_t buft = ggml_backend_buffer_get_type(plane->buffer);
     refuse("xquant: packed attention must run where the KV cache is; got a cache in " + std::string(ggml_backend_buft_name(buft)) +
            " without a backend that takes " + ggml_get_name(node) + "; keep the cache on the CPU with offload_kqv=False, or use kv=\"f16\"");
 }
@@ -84,7 +94,7 @@ ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, ggml_backend_s
         }
         const auto beside = [&](ggml_tensor * node, const char * name) {
             ggml_format_name(node, "%s-%d", name, il);
-            run_beside(sched, planes.k_pages, node);
+            placed_beside(sched, planes.k_pages, node); // or wherever the scheduler puts a plain multiplication
             return node;
         };
         const int64_t n_head = q->ne[1];

@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 import pytest
 from conftest import subprocess_env
+from tiny import write
 
 from xquant_gguf import _native
 from xquant_gguf.errors import (
@@ -250,10 +251,11 @@ def test_an_empty_prompt(tiny: Path, run_chat: Run) -> None:
     check_line(run_chat(tiny, "--prompt", ""), 2, "prompt")
 
 
-def test_a_context_beyond_memory(tiny: Path, run_chat: Run) -> None:
+def test_a_context_beyond_memory(tmp_path: Path, packed_library: None, run_chat: Run) -> None:
+    model = write(tmp_path, "model")
     with pytest.raises(OutOfMemoryError, match=r"MiB for n_ctx=2000000000; use n_ctx=\d+ or less"):
-        llama(tiny, kv="f16", n_ctx=2_000_000_000)
-    done = run_chat(tiny, "--kv", "f32", "--ctx", 2_000_000_000, "--prompt", "hi")
+        llama(model, kv="f16", n_ctx=2_000_000_000)
+    done = run_chat(model, "--kv", "f32", "--ctx", 2_000_000_000, "--prompt", "hi")
     check_line(done, 1, "memory", "n_ctx=2000000000")
 
 

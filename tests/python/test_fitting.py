@@ -78,3 +78,10 @@ def test_what_cannot_fit_is_refused_at_once(model: Path, free: Any) -> None:
 def test_other_values_are_refused(model: Path, n_ctx: object) -> None:
     with pytest.raises(ConfigError, match="n_ctx is a number of tokens"):
         opened(model, n_ctx=n_ctx)
+
+
+def test_a_context_of_billions_is_refused_by_reckoning(model: Path, free: Any) -> None:
+    """llama.cpp's own bookkeeping of so many tokens would not fit, even in a dry run."""
+    free(2**33)
+    with pytest.raises(OutOfMemoryError, match=r"n_ctx=2000000000; use n_ctx=\d+ or less"):
+        opened(model, kv="f16", n_ctx=2_000_000_000)
