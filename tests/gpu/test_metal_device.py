@@ -6,6 +6,7 @@ the backend, its buffers, graph allocation and sessions.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,13 @@ def metal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_layers_on_a_device(metal: Path, smollm2: Path) -> None:
-    """A part of the graph for every layer's packed nodes, and the parts between them."""
+    """A part of the graph for every layer's packed nodes, and the parts between them.
+
+    The fake device has no plain multiplication, so each layer's factors of keys and queries end two
+    parts more.
+    """
     printed = on(metal, "one", smollm2)
-    assert "splits = 61 / 61" in printed
+    assert set(re.findall(r"splits = (\d+) / (\d+)", printed)) == {("121", "121")}
     assert "MTL0_Private KV buffer size" in printed and "CPU KV buffer size" not in printed
 
 
