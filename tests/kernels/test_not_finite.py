@@ -167,7 +167,8 @@ def test_cells_of_pages(impl: str, shape: Shape, x: float, what: str) -> None:
     for whole_rows, want in clean.items():
         got = case.run(impl, whole_rows=whole_rows)
         assert (got[~sees] == want[~sees]).all()
-        assert what == "values" or not np.isnan(x) or np.isnan(got[sees]).all()
+        if impl != "vulkan":  # GLSL leaves open what a comparison with a NaN gives
+            assert what == "values" or not np.isnan(x) or np.isnan(got[sees]).all()
 
 
 def test_a_query_of_nans(impl: str) -> None:
