@@ -35,9 +35,9 @@ xq_saved_tiles xq_cache::take_sparse(llama_kv_cells & cells, uint32_t stream) {
 }
 
 bool xq_cache::make_room(llama_kv_cells & cells, uint32_t stream) {
-    if (tiles[stream].spare_pages(cells) < 0) {
+    const bool short_of_pages = tiles[stream].spare_pages(cells) < 0;
+    if (short_of_pages) {
         settle(stream, cells);
-        return true;
     }
     bool unused = false;
     for (uint32_t i = 0; i < cells.size(); ++i) {
@@ -45,7 +45,7 @@ bool xq_cache::make_room(llama_kv_cells & cells, uint32_t stream) {
         unused = unused || (cells.is_empty(i) && tiles[stream].sealed(t) && tiles[stream].in_use(cells, t));
     }
     if (!unused) {
-        return false;
+        return short_of_pages;
     }
     const xq_saved_tiles sparse = take_sparse(cells, stream);
     std::vector<int> at;
