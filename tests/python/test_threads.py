@@ -112,13 +112,14 @@ CLOSE = """
     from xquant_gguf import ClosedError, Llama
     kv, moment = sys.argv[2], float(sys.argv[3])
     llm = Llama(sys.argv[1], kv=kv, n_ctx=2048, n_threads=2, n_threads_batch=2)
+    ends = []  # printed by one thread: two at once may mix their lines
     def work(stream):
         try:
             reply = llm.create_chat_completion(
                 [{"role": "user", "content": "Tell me a long story. " * 60}], stream=stream)
-            print("done", len(list(reply)))
+            ends.append(f"done {len(list(reply))}")
         except ClosedError:
-            print("closed")
+            ends.append("closed")
     threads = [threading.Thread(target=work, args=(s,)) for s in (True, False, True)]
     for thread in threads: thread.start()
     time.sleep(moment)
@@ -126,6 +127,7 @@ CLOSE = """
     llm.close()
     assert time.perf_counter() - begun < 2, "close() took too long"
     for thread in threads: thread.join(20)
+    for end in ends: print(end)
     print("alive", sum(thread.is_alive() for thread in threads))
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def load(path: str, chat: Any) -> str:
     from llama_cpp.llama import LlamaState
 
     full = user_path(path)
-    if not _beside(full).exists() or not hasattr(chat.llm, "load_state"):
+    # unlike Path.exists, it does not raise where the longer name is no name: there is no such file
+    if not os.path.exists(_beside(full)) or not hasattr(chat.llm, "load_state"):
         return ""
     try:
         with np.load(_beside(full), allow_pickle=False) as file:
