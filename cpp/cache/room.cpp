@@ -5,6 +5,7 @@
 
 #include "cache/saved_tile.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -34,26 +35,26 @@ xq_saved_tiles xq_cache::take_sparse(llama_kv_cells & cells, uint32_t stream) {
     return sparse;
 }
 
+// Afterwards one tile at most has holes and a page, and lies before all empty ones, for a search from the first cell to fill
+// at once: sealed with its holes while the batch is placed, it would take their room away again.
 bool xq_cache::make_room(llama_kv_cells & cells, uint32_t stream) {
     const bool short_of_pages = tiles[stream].spare_pages(cells) < 0;
     if (short_of_pages) {
         settle(stream, cells);
     }
-    bool unused = false;
-    for (uint32_t i = 0; i < cells.size(); ++i) {
-        const int t = (int) i/XQ_TILE;
-        unused = unused || (cells.is_empty(i) && tiles[stream].sealed(t) && tiles[stream].in_use(cells, t));
-    }
-    if (!unused) {
+    const xq_saved_tiles sparse = take_sparse(cells, stream);
+    if (sparse.empty()) {
         return short_of_pages;
     }
-    const xq_saved_tiles sparse = take_sparse(cells, stream);
-    std::vector<int> at;
-    for (const auto & t : sparse) {
-        at.push_back((int) t.tile);
+    const xq_saved_tiles merged = xq_merge_tiles(layers, sparse);
+    std::vector<int> at; // the first empty tiles; the last of these, and newest by position, has the holes
+    for (int t = 0; at.size() < merged.size(); ++t) {
+        if (!tiles[stream].in_use(cells, t)) {
+            at.push_back(t);
+        }
     }
-    // By position: the one that is not full is the newest.
-    put(xq_merge_tiles(layers, sparse), at, cells, -1, stream);
+    std::rotate(at.begin(), at.begin() + 1, at.end());
+    put(merged, at, cells, -1, stream);
     return true;
 }
 

@@ -283,7 +283,7 @@ std::vector<xq_seal> xq_tiles::settle(const llama_kv_cells & cells) {
     std::vector<xq_seal> list;
     seal_list.clear();
     drop_empty(cells);
-    keep_reserve(cells, ++clock);
+    keep_reserve(cells, clock); // what was written last gives way last: it may be filled next
     list.swap(seal_list);
     return list;
 }

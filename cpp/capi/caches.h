@@ -5,7 +5,7 @@ class llama_kv_cache;
 struct llama_memory_i;
 
 struct xq_caches {
-    const llama_kv_cache * main   = nullptr; // the one that may be packed
+    llama_kv_cache * main   = nullptr; // the one that may be packed
     const llama_kv_cache * window = nullptr; // beside it, of sliding-window layers; never packed
 };
 

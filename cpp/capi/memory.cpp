@@ -84,15 +84,23 @@ void xq_before_state(llama_context & ctx, llama_memory_i * memory) {
     }
 }
 
-bool xq_make_room(llama_context & ctx, llama_memory_i * memory) {
-    const llama_kv_cache * kv = xq_caches_of(memory).main;
+bool xq_make_room(llama_context & ctx, llama_memory_i * memory, uint32_t n_tokens) {
+    llama_kv_cache * kv = xq_caches_of(memory).main;
     if (!packed(kv)) {
+        return false;
+    }
+    uint32_t unused = 0;
+    for (uint32_t s = 0; s < kv->get_n_stream(); ++s) {
+        unused += kv->get_xq_cells(s).size() - kv->get_xq_cells(s).get_used();
+    }
+    if (n_tokens > unused) {
         return false;
     }
     ctx.synchronize();
     bool made = false;
     for (uint32_t s = 0; s < kv->get_n_stream(); ++s) {
         made = packed(kv)->make_room(kv->get_xq_cells(s), s) || made;
+        kv->xq_search_from_first(s);
     }
     return made;
 }

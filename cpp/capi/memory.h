@@ -25,8 +25,9 @@ bool xq_refuse_batch(llama_memory_i * memory, const llama_cparams & cparams, uin
 // out, or the cells would not fit what their tiles hold.
 void xq_before_state(llama_context & ctx, llama_memory_i * memory);
 
-// No cells were found for a batch. True: a packed cache made room where its cells were not usable; try again.
-bool xq_make_room(llama_context & ctx, llama_memory_i * memory);
+// No cells were found for a batch of so many tokens. True: a packed cache made room where its cells were not usable; try
+// again. Nothing is done where f16 would have no room either.
+bool xq_make_room(llama_context & ctx, llama_memory_i * memory, uint32_t n_tokens);
 
 // Around the processing of a micro-batch. A graph that fails, or an exception on its way, leaves codes unwritten; unless
 // confirm() was reached, the packed cache is then as it was before, without the micro-batch's tokens.

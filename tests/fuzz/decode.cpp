@@ -114,6 +114,7 @@ void aborted(history & h, world & w, const std::vector<part> & list, const batch
             throw finding("an aborted call leaves sequence " + std::to_string(p.s) + " with " +
                           std::to_string(max + 1) + " positions: it had " + std::to_string(p.from));
         }
+        w.windows[p.s].reached = std::max(w.windows[p.s].reached, p.from + p.n);
         p.n = max + 1 - p.from;
     }
     const int ret = llama_decode(w.plain(), b.b);

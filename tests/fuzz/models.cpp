@@ -77,7 +77,7 @@ model_ptr make_model(const std::string & kind) {
     k.set("rope.dimension_count", 32u);
     k.set("rope.freq_base", 10000.0f);
     if (window) {
-        k.set("attention.sliding_window", 64u);
+        k.set("attention.sliding_window", (uint32_t) WINDOW);
         k.set("attn_logit_softcapping", 5.0f);
         k.set("final_logit_softcapping", 30.0f);
     }

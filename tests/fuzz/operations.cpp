@@ -68,6 +68,7 @@ void copy(world & w, dice & d, std::string & text) {
         w.seqs[t].clear();
         w.copies_wait = true;
     }
+    w.windows[t] = w.windows[s];
     for (const auto & c : w.seqs[s]) {
         if (c.first >= p0 && (p1 < 0 || c.first < p1)) {
             w.seqs[t][c.first] = w.of.unified ? c.second : visible{w.new_id(), c.second.spoilt};
@@ -87,6 +88,7 @@ void save(history & h, world & w, dice & d, std::string & text) {
         throw finding("a state is empty");
     }
     s.seqs = s.whole ? w.seqs : std::vector<sequence>{w.seqs[q]};
+    s.windows = s.whole ? w.windows : std::vector<window_history>{w.windows[q]};
     if (h.stash.size() > 4) {
         h.stash.erase(h.stash.begin() + d.pick(0, 4));
     }
@@ -167,11 +169,15 @@ void load(history & h, world & w, dice & d, std::string & text) {
         for (size_t i = 0; i < s.seqs.size(); ++i) {
             sequence & target = w.seqs[s.whole ? i : (size_t) q];
             target.clear();
+            w.windows[s.whole ? i : (size_t) q] = s.windows[i];
             for (const auto & c : s.seqs[i]) {
                 uint64_t & id = now[c.second.id];
                 id = id ? id : w.new_id();
                 target[c.first] = {id, c.second.spoilt};
             }
+        }
+        for (int i = 0; i < SEQUENCES; ++i) {
+            w.windows[i].restored = w.windows[i].restored || s.whole || i == q;
         }
         return;
     }

@@ -11,6 +11,7 @@ struct saved {
     bool whole;
     std::string packed, plain;
     std::vector<sequence> seqs; // what it holds
+    std::vector<window_history> windows; // of these
 };
 
 struct history {

@@ -35,6 +35,14 @@ def test_operations(program: Path) -> None:
     assert done.stdout.count("\n") == EACH + 1
 
 
+@pytest.mark.parametrize("variant, number", [("fine", 101), ("fine", 2070), ("tiny", 963)])
+def test_a_batch_that_needs_every_cell(program: Path, variant: str, number: int) -> None:
+    """Found in a million operations: the last holes were sealed while the batch was placed."""
+    again = ("--variant", variant, "--seed", 2026, "--length", 150, "--only", number, "--strict")
+    done = fuzz(program, *again)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 def test_a_seed_is_a_history(program: Path) -> None:
     first, second, other = (
         fuzz(program, "--variant", "balanced", "--operations", 300, "--seed", seed).stdout

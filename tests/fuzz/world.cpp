@@ -102,7 +102,7 @@ int world::used(int s) const {
     return (int) ids.size();
 }
 
-bool world::check_ends() const {
+bool world::check_ends() {
     for (int s = 0; s < SEQUENCES; ++s) {
         const auto say = [&](const char * what, llama_pos min, llama_pos max) {
             return std::string(what) + " " + std::to_string(min) + " to " + std::to_string(max);
@@ -117,6 +117,12 @@ bool world::check_ends() const {
                           say(", f16", b_min, b_max) + say(", must be", want_min, want_max));
         }
         if (b_max != want_max) {
+            return false;
+        }
+        window_history & h = windows[s];
+        h = seqs[s].empty() ? window_history{} : h;
+        h.reached = std::max(h.reached, next(s));
+        if (of.window && h.restored && std::max(want_min, next(s) - WINDOW + 1) < h.reached - WINDOW) {
             return false;
         }
     }

@@ -25,6 +25,13 @@ struct visible {
 };
 using sequence = std::map<llama_pos, visible>;
 
+// What llama.cpp's window of a sequence may have lost. Cells outside it are taken for new tokens in the order of cells,
+// which after a state was restored is not that of tokens.
+struct window_history {
+    llama_pos reached = 0; // the most tokens that it had
+    bool restored = false;
+};
+
 struct free_context {
     void operator()(llama_context * c) const { llama_free(c); }
 };
@@ -55,14 +62,15 @@ public:
     bool packed_any() const; // tokens of any sequence
 
     // Both caches say of every sequence what the model says; throws a finding. False if llama.cpp's own windows have
-    // lost the end of a sequence: it was taken back by more than they hold.
-    bool check_ends() const;
+    // lost the end of a sequence, or may have lost what its next token sees: it was taken back by more than they hold.
+    bool check_ends();
     // The packed cache's own list of the tokens of every sequence.
     void check_tokens() const;
     std::vector<std::string> states() const; // of every sequence, packed
 
     const variant & of;
     std::vector<sequence> seqs = std::vector<sequence>(SEQUENCES);
+    std::vector<window_history> windows = std::vector<window_history>(SEQUENCES);
     bool copies_wait = false; // a copy between streams that the f16 context has not carried out
 
 private:
