@@ -45,7 +45,7 @@ class Reading(llama_cpp.Llama):
 
         If ``n_tokens`` was set back and the cache lacks what these tokens see of the ones
         before (sliding windows, recurrent states), they are read again from the nearest checkpoint
-        on. So they are if cells were lost to earlier rewinds and the tokens would still fit.
+        on.
 
         Raises:
             ContextFullError: the tokens do not fit behind those already held.
@@ -65,9 +65,9 @@ class Reading(llama_cpp.Llama):
             if back:
                 self._checkpoints.forget(behind=held)
             if back and not self._rewind(held):
-                self._read_again(held, tokens, nearest=True)
+                self._read_again(held, tokens)
             else:
-                self._eval_or_read_again(held, tokens)
+                self._read(tokens)
         finally:
             if held <= self._legible:
                 self._legible = self.n_tokens
@@ -116,7 +116,7 @@ class Reading(llama_cpp.Llama):
                 super().eval(batch)
             except RuntimeError as error:
                 if str(error).endswith(_NO_ROOM):
-                    raise
+                    raise context_full(self.n_tokens + len(batch), self._n_ctx) from None
                 self._gate.check()  # says why the batch was abandoned
                 if isinstance(self._kv, XQuantConfig) and str(error).endswith(_REFUSED):
                     refusal = _NATIVE.last_error()
@@ -127,15 +127,7 @@ class Reading(llama_cpp.Llama):
                     raise
                 raise RuntimeError(f"{error}: {why}") from error
 
-    def _eval_or_read_again(self, held: int, tokens: list[int]) -> None:
-        try:
-            self._read(tokens)
-        except RuntimeError as error:
-            if not str(error).endswith(_NO_ROOM):
-                raise
-            self._read_again(held, tokens)
-
-    def _read_again(self, held: int, tokens: list[int], *, nearest: bool = False) -> None:
+    def _read_again(self, held: int, tokens: list[int]) -> None:
         """Read the first ``held`` tokens and the new ones, but for what a checkpoint holds."""
         if held > self._legible:
             raise UnsupportedModelError(
@@ -145,16 +137,11 @@ class Reading(llama_cpp.Llama):
             )
         history = self.input_ids[:held].tolist() + tokens
         with self._gate.decoding:
-            start = self._checkpoints.go_back(held) if nearest else 0
+            start = self._checkpoints.go_back(held)
         if start == 0:
             self._forget()
         self.n_tokens = start
-        try:
-            self._read(history[start:])
-        except RuntimeError as error:
-            if not str(error).endswith(_NO_ROOM):
-                raise
-            raise context_full(len(history), self._n_ctx) from None
+        self._read(history[start:])
 
 
 def context_full(wanted: int, n_ctx: int) -> ContextFullError:

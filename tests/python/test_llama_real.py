@@ -170,30 +170,26 @@ def test_a_state_of_other_settings_is_refused(
     assert capfd.readouterr() == ("", "")
 
 
-def test_lost_cells_are_won_back_by_rebuilding(
+def test_a_cache_without_room_says_so(
     load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where llama.cpp finds no cells it is a typed error, and the tokens before it are kept."""
     import llama_cpp
 
     llm = load("f16")
     tokens = llm.tokenize(b"One two three four five six")
-    llm.eval(tokens)
-    expected = llm.sample(temp=0.0)
-    llm.reset()
     llm.eval(tokens[:4])
-    stock, calls = llama_cpp.Llama.eval, []
 
-    def full_once(self: Any, batch: Any) -> None:
-        calls.append(list(batch))
-        if len(calls) == 1:
-            raise RuntimeError("llama_decode returned 1")
-        stock(self, batch)
+    def full(self: Any, batch: Any) -> None:
+        raise RuntimeError("llama_decode returned 1")
 
-    monkeypatch.setattr(llama_cpp.Llama, "eval", full_once)
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_cpp.Llama, "eval", full)
+        with pytest.raises(ContextFullError):
+            llm.eval(tokens[4:])
+    assert llm.n_tokens == 4
     llm.eval(tokens[4:])
-    assert calls == [tokens[4:], tokens]
     assert llm.n_tokens == len(tokens)
-    assert llm.sample(temp=0.0) == expected
 
 
 def test_progress_is_reported_and_may_stop_the_load(load: Callable[..., Any]) -> None:
