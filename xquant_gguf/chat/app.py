@@ -12,6 +12,7 @@ from ..errors import ConfigError, XQuantError, unexpected
 from ..gguf_header import read_header
 from . import figures, model, template
 from .arguments import Options, parse
+from .budget import within
 from .conversation import Conversation
 from .opening import Opener, context, kv_text
 from .repl import chat_loop, plain_reader, terminal_reader
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: Options) -> int:
     path = demo_path() if options.demo else options.model
     info = read_header(path) if path else None
+    options = within(options, path) if path else options
     n_ctx = context(options, path, info)
     if options.show_config:
         print(figures.as_text(figures.config_rows(options.kv_name, options.kv, info, n_ctx)))

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .._demo import demo_path
+from .._sizes import bytes_of
 from ..config import FLAGS, XQuantConfig, kv_names, parse_setting, resolve_kv
 from ..errors import ConfigError
 from ..plan_file import AUTO, resolve_auto
 from ..stock import StockKV
 from .sampling import Sampling
+
+DEFAULT_KV = "balanced"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Options:
     show_config: bool
     verbose: bool
     chat_template: str | None = None
+    budget: int | None = None
+    """Bytes for cache and computation."""
+    kv_named: bool = True
+    """Whether --kv or one of its settings was given; else a budget may choose."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,8 +57,9 @@ def parse(argv: Sequence[str]) -> Options:
     """
     values = vars(_parser().parse_args(argv))
     flags = {name: parse_setting(name, values[name]) for name in FLAGS if values[name] is not None}
-    path = demo_path() if values["demo"] and values["kv"].startswith(AUTO) else values["model"]
-    kv = resolve_kv(resolve_auto(values["kv"], path), **flags)
+    name = values["kv"] or DEFAULT_KV
+    path = demo_path() if values["demo"] and name.startswith(AUTO) else values["model"]
+    kv = resolve_kv(resolve_auto(name, path), **flags)
     if values["model"] and values["demo"]:
         raise ConfigError(
             "name a model file or use --demo, not both", values["model"], "drop one of them"
@@ -62,7 +70,7 @@ def parse(argv: Sequence[str]) -> Options:
         model=values["model"],
         demo=values["demo"],
         kv=kv,
-        kv_name=values["kv"],
+        kv_name=name,
         ctx=_count("--ctx", values["ctx"], 0),
         system=values["system"],
         sampling=Sampling.from_mapping(values),
@@ -72,6 +80,8 @@ def parse(argv: Sequence[str]) -> Options:
         show_config=values["show_config"],
         verbose=values["verbose"],
         chat_template=values["chat_template"],
+        budget=bytes_of(values["budget"]) if values["budget"] else None,
+        kv_named=bool(values["kv"] or flags),
     )
 
 
@@ -102,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         "context in tokens, 0 for the model's own (default: of it, what fits into a quarter of "
     )
     add("--ctx", type=int, metavar="N", help=length + "the free memory)")
+    add(
+        "--budget",
+        metavar="SIZE",
+        help="memory for cache and computation, such as 2GiB: chooses the context, or with --ctx "
+        "the cache closest to f16 that fits",
+    )
     add("--threads", type=int, metavar="N", help="CPU threads")
     add("--gpu-layers", type=int, metavar="N", default=0, help="layers on the GPU, -1 for all")
     add("--show-config", action="store_true", help="print the cache settings and leave")
@@ -126,8 +142,7 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kv",
         metavar="NAME",
-        default="balanced",
-        help=f"{', '.join(kv_names())}, auto: the model's plan (balanced)",
+        help=f"{', '.join(kv_names())}, auto: the model's plan ({DEFAULT_KV})",
     )
     for item in dataclasses.fields(XQuantConfig):
         extra = ": index, fraction or never" if item.name.endswith("_from") else ""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from .._measuring import check_output, check_plot, exit_code, parse_kvs, write_json
+from .._sizes import bytes_of
 from ..errors import ConfigError
 from ..estimate import Estimator, Room
 from ..memory import available_bytes
@@ -17,24 +17,11 @@ from .rows import Row, advice, contexts_for, rows_of
 from .text import as_text
 
 _DEFAULT_KV = "f16,q8_0,q4_0,lossless,quality,balanced,small,tiny"
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan; returns the exit code."""
     return exit_code(lambda: _run(_parser().parse_args(argv)))
-
-
-def bytes_of(text: str) -> int:
-    """``4GiB``, ``900MB``, ``1.5 g`` or a number of bytes, to bytes; units are powers of 1024.
-
-    Raises:
-        ConfigError: it is none of these.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    if not found or not 1 <= float(found[1]) * _UNITS[found[2].upper()] < 2**60:
-        raise ConfigError("a size is a number with a unit", repr(text), "try 4GiB or 900MiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def _parser() -> argparse.ArgumentParser:
