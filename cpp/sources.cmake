@@ -19,9 +19,12 @@ set(XQ_SOURCES
     capi/kernels_api.cpp
     capi/memory.cpp
     capi/memory_api.cpp
+    capi/one_pass_api.cpp
     capi/xquant.cpp
+    graph/changed_attention.cpp
     graph/graph.cpp
     graph/nodes.cpp
+    graph/one_pass.cpp
     graph/queries.cpp
     kernels/cpu/attend.cpp
     kernels/cpu/avx2.cpp

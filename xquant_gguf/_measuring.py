@@ -12,7 +12,7 @@ from typing import Any
 from ._files import check_writable, reason, write_whole
 from .config import FLAGS, XQuantConfig, parse_setting, resolve_kv
 from .errors import ConfigError, LibraryError, SessionFileError, XQuantError, unexpected
-from .plan_file import resolve_auto
+from .plan_file import AUTO, resolve_auto
 from .stock import StockKV
 
 
@@ -46,19 +46,25 @@ def parse_kvs(text: str, model: str | None = None) -> dict[str, XQuantConfig | S
 
 
 def parse_kv(item: str, model: str | None = None) -> XQuantConfig | StockKV:
-    """``name`` or ``name:setting=value:...`` to a cache description.
+    """``name`` or ``name:setting=value:...`` to a cache description; ``auto:BITS`` is a name.
 
     Raises:
         ConfigError: unknown name or setting, or no plan for ``auto``.
     """
     name, *settings = item.split(":")
+    if name == AUTO and settings and "=" not in settings[0]:
+        name = f"{name}:{settings.pop(0)}"  # whose bits
     changes: dict[str, Any] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
         if key not in FLAGS:
             raise ConfigError("a cache setting must exist", key, f"use one of {', '.join(FLAGS)}")
         changes[key] = parse_setting(key, value)
-    return resolve_kv(resolve_auto(name, model), **changes)
+    return resolve_kv(resolve_auto(name, model, _tell), **changes)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def read_text(path: str) -> str:

@@ -16,6 +16,8 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -102,6 +104,25 @@ class Native:
             raise ConfigError.from_native(self.last_error())
         return [name for name in (text or "").split(",") if name]
 
+    @contextmanager
+    def one_pass(
+        self, config: str, k_bits: Sequence[float], v_bits: Sequence[float]
+    ) -> Iterator[OnePass]:
+        """What a forward pass says about layers; see ``xq_one_pass_new``.
+
+        Raises:
+            ConfigError: the library refuses the settings.
+        """
+        k = (ctypes.c_double * len(k_bits))(*k_bits)
+        v = (ctypes.c_int * len(v_bits))(*(int(bits) for bits in v_bits))
+        pointer = self.lib.xq_one_pass_new(config.encode(), k, len(k), v, len(v))
+        if not pointer:
+            raise ConfigError.from_native(self.last_error())
+        try:
+            yield OnePass(self.lib, pointer)
+        finally:
+            self.lib.xq_one_pass_free(pointer)
+
     def abort_when(self, ctx: int, flag: ctypes.c_int) -> None:
         """Let a context abandon what it computes, between two operations, while ``flag`` is not 0.
 
@@ -115,6 +136,32 @@ class Native:
         llama_cpp.llama_set_abort_callback(
             ctx, llama_cpp.ggml_abort_callback(address), ctypes.addressof(flag)
         )
+
+
+@dataclass(frozen=True)
+class OnePass:
+    """A pass that is being made: :attr:`callback` is for the context that makes it."""
+
+    lib: ctypes.CDLL
+    pointer: int
+
+    @property
+    def callback(self) -> tuple[int, int]:
+        """Addresses of the eval callback and of its data."""
+        see = ctypes.cast(self.lib.xq_one_pass_see, ctypes.c_void_p).value or 0
+        return see, self.pointer
+
+    def begin(self, ctx: int) -> None:
+        """Name the context, before its first batch."""
+        self.lib.xq_one_pass_in(self.pointer, ctx)
+
+    def costs(self) -> list[dict[str, Any]]:
+        """What was found of each layer."""
+        text = _read_text(
+            lambda buf, size: int(self.lib.xq_one_pass_costs(self.pointer, buf, size))
+        )
+        layers: list[dict[str, Any]] = json.loads(text or "{}")["layers"]
+        return layers
 
 
 @functools.cache
@@ -203,6 +250,7 @@ def _check_abi(found: int, directory: Path) -> None:
 
 def _bind(lib: ctypes.CDLL) -> None:
     text_out = [ctypes.c_char_p, ctypes.c_int]
+    doubles, ints = ctypes.POINTER(ctypes.c_double), ctypes.POINTER(ctypes.c_int)
     for name, arguments, result in (
         ("xq_abi_version", [], ctypes.c_int),
         ("xq_ggml_type", [], ctypes.c_int),
@@ -212,8 +260,16 @@ def _bind(lib: ctypes.CDLL) -> None:
         ("xq_memory", [ctypes.c_void_p, *text_out], ctypes.c_int),
         ("xq_cpu_implementations", text_out, ctypes.c_int),
         ("xq_gpu_backends", text_out, ctypes.c_int),
+        (
+            "xq_one_pass_new",
+            [ctypes.c_char_p, doubles, ctypes.c_int, ints, ctypes.c_int],
+            ctypes.c_void_p,
+        ),
+        ("xq_one_pass_in", [ctypes.c_void_p, ctypes.c_void_p], None),
+        ("xq_one_pass_costs", [ctypes.c_void_p, *text_out], ctypes.c_int),
+        ("xq_one_pass_free", [ctypes.c_void_p], None),
     ):
-        if name == "xq_gpu_backends" and not hasattr(lib, name):
+        if name.startswith(("xq_gpu", "xq_one_pass")) and not hasattr(lib, name):
             continue  # a library from before there were any
         function = getattr(lib, name)
         function.argtypes = arguments

@@ -45,7 +45,7 @@ def packed_bytes(info: ModelInfo, config: XQuantConfig, n_ctx: int) -> int:
     for side, dim in (("k", info.head_dim_k), ("v", info.head_dim_v)):
         meta = _meta_bits(config, side, dim)
         for layer, heads in enumerate(info.n_head_kv):
-            bits = _code_bits(config, side, layer, len(info.n_head_kv))
+            bits = code_bits(config, side, layer, len(info.n_head_kv))
             total += heads * dim * (cells * (bits + meta) / 8 + full * 2)
     return int(total)
 
@@ -107,7 +107,8 @@ def _meta_bits(config: XQuantConfig, side: str, dim: int) -> float:
     return _META_BITS[getattr(config, f"{side}_meta")]
 
 
-def _code_bits(config: XQuantConfig, side: str, layer: int, n_layers: int) -> float:
+def code_bits(config: XQuantConfig, side: str, layer: int, n_layers: int) -> float:
+    """Bits of a packed layer's codes; 0 where it reads another's."""
     by_layer = getattr(config, f"{side}_layers")
     if by_layer is not None:
         bits = by_layer.removesuffix("*").split("/")

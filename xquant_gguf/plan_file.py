@@ -1,4 +1,8 @@
-"""Plans made by ``python -m xquant_gguf.calibrate``: the file, its checks, and ``kv="auto"``."""
+"""Plans made by ``python -m xquant_gguf.calibrate``: the file, its checks, and ``kv="auto"``.
+
+Without a plan beside the model ``auto`` chooses from what one forward pass says
+(:mod:`.calibrate.stored`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import dataclasses
 import hashlib
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._files import BadJson, read_json, reason
@@ -16,7 +20,9 @@ from .errors import ConfigError, ModelFileError
 FORMAT = "xquant-plan"
 VERSION = 1
 AUTO = "auto"
-"""The ``kv`` that stands for the plan beside the model; ``auto:FILE`` names another file."""
+"""The ``kv`` that stands for the plan beside the model, or for a choice from one forward pass
+where there is none. ``auto:FILE`` names another plan; ``auto:tiny`` and ``auto:2.6`` are such a
+choice with the bits of a preset, or with so many true bits."""
 
 _HEAD = 1 << 20
 _MAX_BYTES = 16 << 20
@@ -105,26 +111,37 @@ def check_replaceable(path: str) -> None:
         raise ConfigError("only a plan is replaced by a plan", path, "give another --out")
 
 
-def resolve_auto(kv: KV, model_path: str | os.PathLike[str] | None) -> KV:
-    """The plan's settings where ``kv`` is ``"auto"`` or ``"auto:FILE"``; else ``kv`` itself.
+def resolve_auto(
+    kv: KV, model_path: str | os.PathLike[str] | None, tell: Callable[[str], None] | None = None
+) -> KV:
+    """The settings of a plan where ``kv`` is ``"auto"`` or begins with ``"auto:"``; else ``kv``.
 
     Args:
         model_path: the model that it is for; None if there is none yet.
+        tell: called with what the user should know while the model is measured.
 
     Raises:
-        ConfigError: there is no plan, it cannot be used, or it belongs to another model.
-        ModelFileError: the model file cannot be read.
+        ConfigError: there is no such plan, it cannot be used, or it belongs to another model.
+        ModelFileError, UnsupportedModelError: the model cannot be read, or not be measured.
     """
     if not isinstance(kv, str) or (kv != AUTO and not kv.startswith(AUTO + ":")):
         return kv
     if model_path is None:
         raise ConfigError('kv="auto" needs a model', "none", "name a .gguf file")
+    from .calibrate import stored
+
     model = os.fspath(model_path)
     wanted = fingerprint(model)  # a missing model is told before a missing plan
-    path = kv[len(AUTO) + 1 :] or plan_path(model)
+    named = kv[len(AUTO) + 1 :]
+    path = named or plan_path(model)
+    if stored.is_budget(named) or (not named and not os.path.exists(path)):
+        return stored.config_for(model, wanted, named, tell or (lambda text: None))
     if not os.path.exists(path):
         raise ConfigError(
-            'kv="auto" needs a plan for the model', f"no file {path}", f"make it: {_command(model)}"
+            f'kv="{kv}" needs a plan for the model',
+            f"no file {path}",
+            f"make it: {_command(model)}, or use {AUTO} or {AUTO}: with one of "
+            f"{', '.join(stored.names())} or a number of bits",
         )
     plan = read_plan(path)
     if plan.fingerprint != wanted:

@@ -46,6 +46,17 @@ XQ_API int xq_cpu_implementations(char * buf, int size);
 // GPU is refused. Returns as xq_report.
 XQ_API int xq_gpu_backends(char * buf, int size);
 
+// What packing costs each layer, from one forward pass (graph/one_pass.h). config: settings of the cache to be; the bits of keys
+// and values to measure. NULL with xq_last_error(). The context of the pass is packed, has a window and a micro-batch that hold all its
+// tokens, and xq_one_pass_see with this object as its cb_eval; then it is named, the tokens are decoded at once, and xq_one_pass_costs
+// gives JSON, {"layers": [{"il", "k": [energy by width], "v", "stream", "why_none"}]}, as xq_report returns it.
+struct ggml_tensor;
+XQ_API void * xq_one_pass_new(const char * config, const double * k_bits, int n_k, const int * v_bits, int n_v);
+XQ_API bool xq_one_pass_see(struct ggml_tensor * t, bool ask, void * pass);
+XQ_API void xq_one_pass_in(void * pass, const struct llama_context * ctx);
+XQ_API int xq_one_pass_costs(void * pass, char * buf, int size);
+XQ_API void xq_one_pass_free(void * pass);
+
 // For llama_set_abort_callback: whether the int that data points to is not 0. Another thread may set it at any time.
 XQ_API bool xq_abort_if(void * data);
 

@@ -73,7 +73,7 @@ def test_a_fingerprint_is_of_size_and_head(model: Path, tmp_path: Path) -> None:
 
 def test_no_plan_says_how_to_make_one(model: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve_auto("auto", model)
+        resolve_auto("auto:none.json", model)
     assert f"make it: python -m xquant_gguf.calibrate {model}" in str(caught.value)
     with pytest.raises(ConfigError, match="needs a model"):
         resolve_auto("auto", None)

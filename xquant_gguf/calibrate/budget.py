@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..config import PRESETS, XQuantConfig
 from ..errors import ConfigError
 from .choose import Option, Table
-from .sensitivity import Curve, Key, as_text
+from .sensitivity import Key, as_text
 from .shapes import SIDES, Shape, true_bits, units_within
 
 DEFAULT_BITS = "balanced"
+
+
+class Loss(Protocol):
+    """What one layer's keys or values lose at each width."""
+
+    def kl(self, bits: float) -> float:
+        """In nats, or in whatever orders choices as nats do."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def check_reachable(shapes: Sequence[Shape], budget: Budget) -> None:
 
 
 def choose_bits(
-    shapes: Sequence[Shape], curves: Mapping[Key, Curve], floor: float, budget: Budget
+    shapes: Sequence[Shape], curves: Mapping[Key, Loss], floor: float, budget: Budget
 ) -> Choice:
     """Bits for every layer's keys and values: the least KL, or the fewest bits for a KL.
 

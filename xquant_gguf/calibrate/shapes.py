@@ -31,10 +31,12 @@ class Shape:
 
     def widths(self, side: Side) -> tuple[float, ...]:
         """Bits to choose from; those of keys are what whole words of a lane hold."""
-        if side == "v":
-            return WIDTHS["v"]
+        return tuple(dict.fromkeys(self.nearest(side, bits) for bits in WIDTHS[side]))
+
+    def nearest(self, side: Side, bits: float) -> float:
+        """The width that the library makes of these bits."""
         rows, _ = key_strips(self.dk)
-        return tuple(dict.fromkeys(self._words(bits) * TILE / rows for bits in WIDTHS["k"]))
+        return bits if side == "v" else self._words(bits) * TILE / rows
 
     def cost(self, side: Side, bits: float) -> int:
         """Codes of one tile, in units of 128 bytes (a word of 32 lanes)."""

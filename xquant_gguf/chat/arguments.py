@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -59,7 +60,7 @@ def parse(argv: Sequence[str]) -> Options:
     flags = {name: parse_setting(name, values[name]) for name in FLAGS if values[name] is not None}
     name = values["kv"] or DEFAULT_KV
     path = demo_path() if values["demo"] and name.startswith(AUTO) else values["model"]
-    kv = resolve_kv(resolve_auto(name, path), **flags)
+    kv = resolve_kv(resolve_auto(name, path, tell), **flags)
     if values["model"] and values["demo"]:
         raise ConfigError(
             "name a model file or use --demo, not both", values["model"], "drop one of them"
@@ -83,6 +84,11 @@ def parse(argv: Sequence[str]) -> Options:
         budget=bytes_of(values["budget"]) if values["budget"] else None,
         kv_named=bool(values["kv"] or flags),
     )
+
+
+def tell(text: str) -> None:
+    """Say on standard error what takes time."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _count(name: str, value: int | None, least: int) -> int | None:
@@ -142,7 +148,7 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kv",
         metavar="NAME",
-        help=f"{', '.join(kv_names())}, auto: the model's plan ({DEFAULT_KV})",
+        help=f"{', '.join(kv_names())}, auto, auto:NAME, auto:BITS: bits by layer ({DEFAULT_KV})",
     )
     for item in dataclasses.fields(XQuantConfig):
         extra = ": index, fraction or never" if item.name.endswith("_from") else ""

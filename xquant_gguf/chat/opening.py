@@ -10,7 +10,7 @@ from ..memory import available_bytes
 from ..plan_file import resolve_auto
 from ..stock import StockKV
 from . import figures, model, template
-from .arguments import Options
+from .arguments import Options, tell
 from .model import ChatModel
 from .session_file import Fingerprint
 from .state import Chat
@@ -62,7 +62,7 @@ class Opener:
         """
         before = self._path, self._kv, self._n_ctx
         path = path or self._path
-        kv = resolve_kv(resolve_auto(kv_name, path)) if kv_name else self._kv
+        kv = resolve_kv(resolve_auto(kv_name, path, tell)) if kv_name else self._kv
         info = read_header(path)
         chat.llm.close()
         self._path, self._kv = path, kv

@@ -102,6 +102,7 @@ class Context:
         swa_full: sliding-window layers keep every token, so that any rewind works; None is
             what ``Llama`` does with this cache.
         flash_attn: read stock caches by flash attention, which quantised ones need.
+        eval_callback: addresses of a function that sees every node of the graph, and of its data.
 
     Raises:
         UnsupportedModelError: the model cannot run with this cache.
@@ -121,6 +122,7 @@ class Context:
         batch: int = BATCH,
         swa_full: bool | None = None,
         flash_attn: bool = True,
+        eval_callback: tuple[int, int] | None = None,
     ) -> None:
         _fork.check()
         api = model.api
@@ -135,6 +137,9 @@ class Context:
         params.flash_attn_type = (
             api.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
+        if eval_callback is not None:
+            function, params.cb_eval_user_data = eval_callback
+            params.cb_eval = api.ggml_backend_sched_eval_callback(function)
         if isinstance(kv, XQuantConfig):
             model.native.require_packed()
             model.native.config_set(kv.to_text())
