@@ -12,6 +12,7 @@
 #include "ggml-backend.h"
 #include "ggml.h"
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
