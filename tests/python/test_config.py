@@ -145,7 +145,7 @@ def test_code_bits_of_presets(name: str, bits: float) -> None:
     config = PRESETS[name]
     assert isinstance(config, XQuantConfig)
     layers = range(SMOL.n_layers)
-    mean = sum(memory._code_bits(config, s, i, 30) for s in "kv" for i in layers) / 60
+    mean = sum(memory.code_bits(config, s, i, 30) for s in "kv" for i in layers) / 60
     assert mean == pytest.approx(bits)
 
 
