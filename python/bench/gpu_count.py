@@ -8,7 +8,7 @@ from gpu_facts import Device, Model
 
 from xquant_gguf._checks import TILE
 from xquant_gguf.config import XQuantConfig, resolve_kv
-from xquant_gguf.memory import _code_bits, cache_bytes
+from xquant_gguf.memory import code_bits, cache_bytes
 from xquant_gguf.stock import StockKV
 
 STEP = 256  # llama.cpp's step of n_ctx
@@ -95,7 +95,7 @@ def step_count(model: Model, config: XQuantConfig, tokens: int, *, dp4a: bool) -
     """All layers, heads and tiles of a step."""
     total = Count()
     for layer in range(model.layers):
-        k, v = (_code_bits(config, side, layer, model.layers) for side in "kv")
+        k, v = (code_bits(config, side, layer, model.layers) for side in "kv")
         total += tile(model, k, int(v), dp4a=dp4a)
     return total * ((tokens - whole(config)) / TILE * model.kv_heads)
 
