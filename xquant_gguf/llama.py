@@ -62,7 +62,9 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         kv: preset name ("lossless", "quality", "balanced", "small", "tiny", "xquant", ...),
             the name of a stock ggml type ("f16", "q8_0", ...), or an XQuantConfig.
             "auto" is the plan that ``python -m xquant_gguf.calibrate`` made for the model,
-            "auto:FILE" one that lies elsewhere than beside it. Default "balanced".
+            "auto:FILE" one that lies elsewhere than beside it; without one, bits by layer
+            from one forward pass (some seconds, once for a model). "auto:tiny" and
+            "auto:2.6" are bits of that kind with another budget. Default "balanced".
         k_bits ... max_ubatch: replace single settings; see XQuantConfig for each one.
         progress: called with the fraction loaded, 0.0 to 1.0, while the model loads.
         prompt_progress: called with the tokens read and the tokens to read while a prompt is read;
