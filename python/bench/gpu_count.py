@@ -8,7 +8,7 @@ from gpu_facts import Device, Model
 
 from xquant_gguf._checks import TILE
 from xquant_gguf.config import XQuantConfig, resolve_kv
-from xquant_gguf.memory import code_bits, cache_bytes
+from xquant_gguf.memory import cache_bytes, code_bits
 from xquant_gguf.stock import StockKV
 
 STEP = 256  # llama.cpp's step of n_ctx
