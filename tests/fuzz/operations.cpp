@@ -267,7 +267,7 @@ void operate(history & h, dice d, std::string & text) {
         text += "look";
         w.check_tokens();
     }
-    h.over = !w.check_ends() || h.over;
+    h.over = h.over || !w.check_ends();
     if (h.control && d.one_in(20)) {
         forget_in_f16(w, d.pick(0, SEQUENCES - 1), d);
     }
