@@ -226,7 +226,7 @@ def test_another_cache_and_another_model(
 def test_the_context_is_the_models_own_or_what_fits(
     smollm2: Path, packed_library: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from xquant_gguf.chat import opening
+    from xquant_gguf.chat import model
 
     info = read_header(str(smollm2))
 
@@ -235,7 +235,7 @@ def test_the_context_is_the_models_own_or_what_fits(
 
     assert chosen() == info.n_ctx_train == 8192
     assert (chosen("--ctx", "300"), chosen("--ctx", "0")) == (300, 8192)
-    monkeypatch.setattr(opening, "available_bytes", lambda: 4 * 150_000_000)
+    monkeypatch.setattr(model, "available_bytes", lambda: 4 * 150_000_000)
     little, more = chosen("--kv", "f16"), chosen()
     assert little is not None and more is not None
     assert 256 <= little < more <= 8192

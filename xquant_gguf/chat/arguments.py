@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from .._demo import demo_path
+from .._options import DEFAULT_KV, Parser, add_cache, cache_of, count, dashed
 from .._sizes import bytes_of
-from ..config import FLAGS, XQuantConfig, kv_names, parse_setting, resolve_kv
+from ..config import FLAGS, XQuantConfig
 from ..errors import ConfigError
-from ..plan_file import AUTO, resolve_auto
+from ..plan_file import AUTO
 from ..stock import StockKV
 from .sampling import Sampling
-
-DEFAULT_KV = "balanced"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +40,6 @@ class Options:
     """Whether --kv or one of its settings was given; else a budget may choose."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises instead of printing a usage block."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"the command line must be understood: {message}", "", "see --help")
-
-
 def parse(argv: Sequence[str]) -> Options:
     """Read the arguments after the program name.
 
@@ -57,10 +48,9 @@ def parse(argv: Sequence[str]) -> Options:
         SystemExit: ``--help`` and ``--version``, after printing.
     """
     values = vars(_parser().parse_args(argv))
-    flags = {name: parse_setting(name, values[name]) for name in FLAGS if values[name] is not None}
     name = values["kv"] or DEFAULT_KV
     path = demo_path() if values["demo"] and name.startswith(AUTO) else values["model"]
-    kv = resolve_kv(resolve_auto(name, path, tell), **flags)
+    kv = cache_of(values, path)
     if values["model"] and values["demo"]:
         raise ConfigError(
             "name a model file or use --demo, not both", values["model"], "drop one of them"
@@ -72,35 +62,24 @@ def parse(argv: Sequence[str]) -> Options:
         demo=values["demo"],
         kv=kv,
         kv_name=name,
-        ctx=_count("--ctx", values["ctx"], 0),
+        ctx=count("--ctx", values["ctx"], 0),
         system=values["system"],
         sampling=Sampling.from_mapping(values),
-        threads=_count("--threads", values["threads"], 1),
-        gpu_layers=_count("--gpu-layers", values["gpu_layers"], -1) or 0,
+        threads=count("--threads", values["threads"], 1),
+        gpu_layers=count("--gpu-layers", values["gpu_layers"], -1) or 0,
         prompt=values["prompt"],
         show_config=values["show_config"],
         verbose=values["verbose"],
         chat_template=values["chat_template"],
         budget=bytes_of(values["budget"]) if values["budget"] else None,
-        kv_named=bool(values["kv"] or flags),
+        kv_named=any(values[flag] is not None for flag in ("kv", *FLAGS)),
     )
-
-
-def tell(text: str) -> None:
-    """Say on standard error what takes time."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _count(name: str, value: int | None, least: int) -> int | None:
-    if value is not None and value < least:
-        raise ConfigError(f"{name} is {least} or more", value, "leave it out for the default")
-    return value
 
 
 def _parser() -> argparse.ArgumentParser:
     from .. import __version__
 
-    parser = _Parser(
+    parser = Parser(
         prog="python -m xquant_gguf.chat",
         description="Chat with a GGUF model on a packed KV cache.",
         epilog="Text piped into it is sent as one prompt, and only the reply is printed.",
@@ -130,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--verbose", action="store_true", help="print llama.cpp's own messages")
     add("--version", action="version", version=f"xquant-gguf {__version__}")
     _add_sampling(parser)
-    _add_cache(parser)
+    add_cache(parser)
     return parser
 
 
@@ -139,24 +118,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     for item in dataclasses.fields(Sampling):
         kind = float if isinstance(item.default, float) else int
         group.add_argument(
-            _dashed(item.name), type=kind, metavar="X", default=item.default, help=_default(item)
+            dashed(item.name), type=kind, metavar="X", default=item.default, help=_default(item)
         )
-
-
-def _add_cache(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("cache", "settings that replace single ones of --kv")
-    group.add_argument(
-        "--kv",
-        metavar="NAME",
-        help=f"{', '.join(kv_names())}, auto, auto:NAME, auto:BITS: bits by layer ({DEFAULT_KV})",
-    )
-    for item in dataclasses.fields(XQuantConfig):
-        extra = ": index, fraction or never" if item.name.endswith("_from") else ""
-        group.add_argument(_dashed(item.name), metavar="X", help=item.metadata["help"] + extra)
-
-
-def _dashed(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _default(item: dataclasses.Field[Any]) -> str:

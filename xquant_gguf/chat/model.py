@@ -11,12 +11,17 @@ from typing import Any, Protocol
 
 from .. import _native
 from ..config import XQuantConfig
+from ..errors import XQuantError
+from ..estimate import Estimator, Room
 from ..gguf_header import ModelInfo
 from ..kv_cache import KVCache
+from ..memory import available_bytes
 from ..stock import StockKV
 
 DEFAULT_CTX = 8192
 """Context of models whose own length, or what fits, is unknown, in tokens."""
+
+_SHARE = 4  # of the free memory, cache and computation take at most one part in so many
 
 
 class ChatModel(Protocol):
@@ -58,6 +63,34 @@ def default_threads() -> int:
     except AttributeError:  # not on macOS or Windows
         cpus = os.cpu_count() or 1
     return min(cpus, max(4, cpus // 2))
+
+
+def what_fits(
+    path: str,
+    info: ModelInfo,
+    kv: XQuantConfig | StockKV,
+    *,
+    threads: int | None,
+    gpu_layers: int,
+    chats: int = 1,
+) -> int:
+    """Of the model's own context, what fits into a part of the free memory, in tokens.
+
+    Args:
+        chats: how many contexts of that length there are.
+    """
+    free = available_bytes()
+    if free is None or not info.n_ctx_train:
+        return default_ctx(info)
+    settings = {"threads": threads or default_threads(), "sequences": chats, "unified": chats == 1}
+    try:
+        with Estimator(path, gpu_layers=gpu_layers) as estimator:
+            room = Room(host=free // _SHARE)
+            most = info.n_ctx_train * chats
+            found = estimator.largest_ctx(kv, room, most=most, **settings)
+    except XQuantError:
+        return default_ctx(info)  # loading says what is wrong
+    return found // chats or default_ctx(info)
 
 
 def load(

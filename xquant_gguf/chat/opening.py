@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from .._options import tell
 from ..config import XQuantConfig, resolve_kv
-from ..errors import XQuantError
-from ..estimate import Estimator, Room
 from ..gguf_header import ModelInfo, read_header
-from ..memory import available_bytes
 from ..plan_file import resolve_auto
 from ..stock import StockKV
 from . import figures, model, template
-from .arguments import Options, tell
+from .arguments import Options
 from .model import ChatModel
 from .session_file import Fingerprint
 from .state import Chat
-
-_SHARE = 4  # of the free memory, cache and computation take at most one part in so many
 
 
 class Opener:
@@ -89,18 +85,6 @@ def context(options: Options, path: str | None, info: ModelInfo | None) -> int |
         return options.ctx
     if options.ctx == 0:
         return info.n_ctx_train or model.DEFAULT_CTX
-    return options.ctx or _what_fits(options, path, info)
-
-
-def _what_fits(options: Options, path: str, info: ModelInfo) -> int:
-    free = available_bytes()
-    if free is None or not info.n_ctx_train:
-        return model.default_ctx(info)
-    threads = options.threads or model.default_threads()
-    try:
-        with Estimator(path, gpu_layers=options.gpu_layers) as estimator:
-            room = Room(host=free // _SHARE)
-            found = estimator.largest_ctx(options.kv, room, most=info.n_ctx_train, threads=threads)
-    except XQuantError:
-        return model.default_ctx(info)  # loading says what is wrong
-    return found or model.default_ctx(info)
+    return options.ctx or model.what_fits(
+        path, info, options.kv, threads=options.threads, gpu_layers=options.gpu_layers
+    )
