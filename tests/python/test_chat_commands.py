@@ -38,6 +38,8 @@ def said(chat: Chat) -> list[str]:
 def test_help_of_one_command_and_aliases() -> None:
     chat = chat_with(FakeModel())
     assert "temperature, top_p" in commands.run("/help set", chat).text
+    refused = commands.run("/image cat.png", chat)
+    assert refused.failed and "--mmproj" in refused.text
     assert commands.run("/help /set", chat) == commands.run("/help set", chat)
     assert commands.run("/help nothing", chat).failed
     for name in ("/bye", "/exit", "/quit"):

@@ -12,6 +12,11 @@ KEYS = {
     "Ctrl-C": "stop the reply, or empty the line",
 }
 ALIASES = {"/exit": "/bye", "/quit": "/bye"}
+ELSEWHERE = {
+    "/image": "this chat reads text alone; xquant serve MODEL -- --mmproj FILE, with the model's "
+    "projector, takes pictures from its clients"
+}
+"""What chats of other programs have, and where it is to be had."""
 
 
 def is_command(line: str) -> bool:
@@ -28,6 +33,8 @@ def run(line: str, chat: Chat) -> Result:
     """Carry out one command line, such as ``/save notes.json``."""
     name, _, argument = line.strip().partition(" ")
     command = COMMANDS.get(ALIASES.get(name, name))
+    if name in ELSEWHERE:
+        return Result(ELSEWHERE[name], failed=True)
     if command is None:
         return Result(
             f"there is no command {name}; /help lists them, and a space before / sends it as text",
