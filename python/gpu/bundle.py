@@ -50,7 +50,12 @@ STUBS = {"cublas": "libcublas.so.13", "cuda": "libcuda.so.1"}
 """What the backend is linked to and the machine brings, with the names that it is loaded by."""
 
 CUBLAS = "nvidia-cublas==13.0.*"
-COMMON_OPTIONS = ("-DGGML_NATIVE=OFF", "-DCMAKE_BUILD_TYPE=Release", "-GNinja")
+COMMON_OPTIONS = (
+    "-DGGML_NATIVE=OFF",
+    "-DXQUANT_SERVER=OFF",
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-GNinja",
+)
 CUDA_OPTIONS = (
     "-DGGML_CUDA=ON",
     "-DGGML_CUDA_NCCL=OFF",

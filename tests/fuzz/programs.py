@@ -68,6 +68,7 @@ def sanitised(sanitiser: str) -> Path:
         ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None"]
         + [f"-DCMAKE_{language}_FLAGS={options}" for language in ("C", "CXX")]
         + [f"-DCMAKE_PROJECT_ggml_INCLUDE={HERE / 'ggml.cmake'}", "-DGGML_OPENMP=OFF"]
+        + ["-DXQUANT_SERVER=OFF"]
     )
     run(["ninja", "-C", str(build)])
     return build / "bin"
