@@ -8,6 +8,7 @@ from importlib import import_module
 
 COMMANDS = {
     "chat": ("chat.app", "chat with a model"),
+    "serve": ("serve.cli", "serve a model with the protocols of OpenAI and Anthropic"),
     "plan": ("plan.cli", "what caches take and how long a context fits, before loading"),
     "eval": ("eval.cli", "how far a cache is from f16, on text and on tasks"),
     "calibrate": ("calibrate.cli", "measure a model and write its plan of bits by layer"),

@@ -15,7 +15,7 @@ from ..errors import XQuantError
 from ..estimate import Estimator, Room
 from ..gguf_header import ModelInfo
 from ..kv_cache import KVCache
-from ..memory import available_bytes
+from ..memory import available_bytes, padded_ctx
 from ..stock import StockKV
 
 DEFAULT_CTX = 8192
@@ -90,7 +90,10 @@ def what_fits(
             found = estimator.largest_ctx(kv, room, most=most, **settings)
     except XQuantError:
         return default_ctx(info)  # loading says what is wrong
-    return found // chats or default_ctx(info)
+    each = found // chats
+    if each < info.n_ctx_train:  # llama.cpp rounds that of each chat up
+        each -= each % padded_ctx(1)
+    return each or default_ctx(info)
 
 
 def load(
@@ -123,14 +126,17 @@ def load(
         )
 
 
-def gpu_note(gpu_layers: int) -> str:
-    """What to tell where layers were wanted on a GPU and this build knows none, else ""."""
-    if not gpu_layers:
-        return ""
+def has_gpu() -> bool:
+    """Whether this build and machine have a GPU that layers can lie on."""
     _native.load()
     import llama_cpp
 
-    if llama_cpp.llama_supports_gpu_offload():
+    return bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def gpu_note(gpu_layers: int) -> str:
+    """What to tell where layers were wanted on a GPU and this build knows none, else ""."""
+    if not gpu_layers or has_gpu():
         return ""
     return (
         f"[--gpu-layers {gpu_layers} has no effect: this build or machine has no GPU backend, "
