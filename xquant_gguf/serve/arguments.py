@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from .._demo import demo_path
-from .._options import Parser, add_cache, cache_of, count
+from .._options import DEFAULT_KV, Parser, add_cache, cache_of, count
 from ..config import XQuantConfig
 from ..errors import ConfigError
 from ..stock import StockKV
@@ -60,7 +60,7 @@ def parse(argv: Sequence[str]) -> Options:
     return Options(
         model=model,
         kv=kv,
-        kv_name=values["kv"],
+        kv_name=values["kv"] or DEFAULT_KV,
         ctx=count("--ctx", values["ctx"], 0),
         slots=values["slots"],
         host=values["host"],
