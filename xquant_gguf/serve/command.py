@@ -25,6 +25,7 @@ def command_of(
     Each slot has cells of its own (``--no-kv-unified``), so that a tile never holds tokens of two
     requests: what one client sends changes nothing in what another one's keys are packed to.
     """
+    named = {"-a", "--alias"} & set(options.passed)
     layers = str(options.gpu_layers) if options.gpu_layers >= 0 else "all"
     kind = "xq" if isinstance(options.kv, XQuantConfig) else options.kv.name
     needs_flash = isinstance(options.kv, XQuantConfig) or options.kv.quantised
@@ -40,6 +41,7 @@ def command_of(
         *(("--gpu-layers", layers) if gpu else ()),
         *("--fit", "off"),
         "--metrics",
+        *(("--alias", Path(options.model).name) if not named else ()),
         *(("--path", str(PAGE)) if "--path" not in options.passed else ()),
         *(("--cors-origins", "localhost") if "--cors-origins" not in options.passed else ()),
     ]

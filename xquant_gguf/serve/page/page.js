@@ -4,6 +4,7 @@
 
 const at = (id) => document.getElementById(id);
 const messages = []; // {role, content}, as the server's protocol has them
+let seen = 0; // index of the oldest message that the model is given
 let running = null; // AbortController of the reply that is being written
 
 function show(role, text) {
@@ -44,19 +45,34 @@ async function* events(response) {
   }
 }
 
-async function reply() {
-  running = new AbortController();
-  state();
-  const element = show("assistant", "");
-  let content = "", thinking = null;
-  try {
+// Asks for a reply. When the chat is longer than the context, the oldest turns are left out, and that is said.
+async function ask() {
+  for (;;) {
     const response = await fetch("v1/chat/completions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ messages, stream: true }),
+      body: JSON.stringify({ messages: messages.slice(seen), stream: true }),
       signal: running.signal,
     });
-    if (!response.ok) throw new Error((await response.json()).error.message);
+    if (response.ok) return response;
+    const { error } = await response.json();
+    if (error.type !== "exceed_context_size_error" || seen + 2 >= messages.length) throw new Error(error.message);
+    seen += 2;
+    at("left-out")?.remove();
+    const note = show("note", `The oldest ${seen === 2 ? "turn" : `${seen / 2} turns`} no longer fit: the model does not see them.`);
+    note.id = "left-out";
+    [...at("chat").querySelectorAll(".user")].at(-1).before(note);
+  }
+}
+
+async function reply() {
+  running = new AbortController();
+  state();
+  let element = null;
+  let content = "", thinking = null;
+  try {
+    const response = await ask();
+    element = show("assistant", "");
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
       const delta = event.choices[0]?.delta ?? {};
@@ -73,7 +89,7 @@ async function reply() {
     if (error.name !== "AbortError") show("error", `The reply failed: ${error.message}`);
   }
   if (content) messages.push({ role: "assistant", content });
-  else element.remove();
+  else element?.remove();
   running = null;
   state();
   figures();
@@ -118,7 +134,7 @@ at("again").addEventListener("click", () => {
 
 at("new").addEventListener("click", () => {
   running?.abort();
-  messages.length = 0;
+  messages.length = seen = 0;
   at("chat").replaceChildren();
   state();
 });
