@@ -300,7 +300,7 @@ def test_a_minute_of_eight_clients(
 ) -> None:
     seconds = float(os.environ.get("XQUANT_SERVE_SECONDS", "60"))
     with running(tmp_path, smollm2, "--ctx", CTX, "--slots", SLOTS) as server:
-        alone = {prompt: server.complete(prompt, 32) for prompt in prompts(12)}
+        alone = {prompt: server.complete(prompt, 24) for prompt in prompts(6, words=150)}
         load(server, alone, seconds / 4)
         before = server.resident()
         count = load(server, alone, seconds)
