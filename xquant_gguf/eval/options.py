@@ -24,7 +24,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--kv",
         default=_DEFAULT_KV,
-        help="comma-separated presets, stock types and auto (the model's plan); settings "
+        help="comma-separated presets, stock types and auto (bits by layer); settings "
         "may follow a name, as in balanced:sink=0:window=64",
     )
     add("--data", metavar="DIR", help="folder with wikitext-2/, kv-retrieval/ and truthfulqa/")

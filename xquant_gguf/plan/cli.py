@@ -32,7 +32,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("model", help="a GGUF file")
-    add("--kv", default=_DEFAULT_KV, help=f"comma-separated caches ({_DEFAULT_KV})")
+    add(
+        "--kv",
+        default=_DEFAULT_KV,
+        help=f"comma-separated caches ({_DEFAULT_KV}); auto loads the model once to measure it",
+    )
     add(
         "--ctx",
         metavar="N,...",
