@@ -57,6 +57,7 @@ class Gate:
         self._waiting = threading.local()  # .turn: taken when the thread first needs one
         self._closing = False
         self._free: Callable[[], None] | None = None
+        self._freed = False
 
     @property
     def closed(self) -> bool:
@@ -152,6 +153,8 @@ class Gate:
         In a call of the same thread (a callback) that happens when the call has ended. In a fork of
         the process nothing is freed: it is the parent's.
         """
+        if self._freed:
+            return  # also at the end of the interpreter, when what this module refers to is gone
         if _fork.forked():
             self._closing = True
             return
@@ -170,6 +173,7 @@ class Gate:
         free, self._free = self._free, None
         if free is not None:
             free()
+            self._freed = True
 
     def _enter(self) -> None:
         _fork.check()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import inspect
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,15 @@ _STOCK_KEYWORDS = frozenset(inspect.signature(llama_cpp.Llama.__init__).paramete
 # llama_cpp silences a loading model by redirecting the process's output, which two
 # threads at once would leave redirected
 _CREATING = threading.RLock()
+
+_open: weakref.WeakSet[Llama] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Free models while the interpreter is whole; some backends abort where one is left."""
+    for llm in list(_open):
+        llm.close()
 
 
 class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
@@ -140,6 +151,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         self._end = 0  # tokens that the cache has held since the last rewind, at most
         self._legible = 0  # tokens from the first on that input_ids holds; images' are not in it
         self._gate = Gate()
+        _open.add(self)
         self._create(path, kwargs)
         lock_context(self._ctx, self._gate)
         self._checkpoints = Checkpoints(

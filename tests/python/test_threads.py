@@ -405,3 +405,25 @@ def test_every_inherited_method_is_behind_the_gate() -> None:
         if getattr(Llama, name) is stock:
             assert name in harmless, f"Llama.{name} is inherited as it is"
     assert all(issubclass(e, XQuantError) for e in (ClosedError, CancelledError, SupersededError))
+
+
+AT_EXIT = """
+    import atexit, builtins, sys
+    def look():
+        print([llm._gate._freed for llm in builtins.kept])
+        from xquant_gguf import _fork
+        _fork.forked = None  # as when the interpreter takes modules apart
+        for llm in builtins.kept: llm.__del__()
+    atexit.register(look)  # runs last
+    from xquant_gguf import Llama
+    builtins.kept = [Llama(sys.argv[1], kv=kv, n_ctx=256) for kv in (sys.argv[2], "q8_0")]
+    builtins.kept[0].close()
+"""
+
+
+@pytest.mark.parametrize("kv", PARTS)
+def test_what_is_left_open_is_closed_before_the_interpreter_ends(
+    smollm2: Path, packed_library: None, kv: str
+) -> None:
+    done = run(AT_EXIT, smollm2, kv)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[True, True]\n", "")
