@@ -39,7 +39,7 @@ class Talk:
 
     def memory(self) -> str:
         """What the cache takes, and what f16 would; may be asked for at any time."""
-        cache = self.llm.kv_cache
+        cache = self.llm.kv_cache.snapshot()
         return f"{cache.bytes_total / 2**20:.1f} MiB of {cache.bytes_f16 / 2**20:.1f}"
 
 
