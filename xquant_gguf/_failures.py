@@ -13,7 +13,7 @@ def explain(error: Exception, refusal: str, log: list[str], path: str) -> Except
     lowered = " ".join(log).lower()
     if refusal:
         return refused(refusal)
-    if _no_memory(lowered):
+    if no_memory(lowered):
         return OutOfMemoryError("model and cache must fit into memory", why, "use a smaller n_ctx")
     if str(error).startswith("Failed to load model"):
         if "unknown model architecture" in lowered:
@@ -32,12 +32,13 @@ def explain(error: Exception, refusal: str, log: list[str], path: str) -> Except
 
 def refused(reason: str) -> XQuantError:
     """The typed error for a context's refusal, by our library or in llama.cpp's log."""
-    if _no_memory(reason.lower()):
+    if no_memory(reason.lower()):
         return OutOfMemoryError.from_native(reason)
     return UnsupportedModelError.from_native(reason)
 
 
-def _no_memory(text: str) -> bool:
+def no_memory(text: str) -> bool:
+    """Whether this text, in lower case, tells of memory that was not to be had."""
     return any(sign in text for sign in ("failed to allocate", "out of memory", "bad_alloc"))
 
 

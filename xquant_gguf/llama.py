@@ -16,7 +16,7 @@ import numpy as np
 from . import _fork, _native, saved_state
 from ._checkpoints import DEFAULT_BYTES, Checkpoints
 from ._completing import Completing, QuietDiskCache
-from ._failures import explain, last_reason
+from ._failures import explain, last_reason, no_memory
 from ._fitting import fitted_ctx
 from ._gate import Gate
 from ._guarded import Guarded, lock_context, mark_gone
@@ -28,6 +28,7 @@ from ._templates import SoundTemplates
 from .config import FLAGS, KV, UNSET, Threshold, Unset, XQuantConfig, resolve_kv
 from .errors import (
     ModelFileError,
+    OutOfMemoryError,
     SessionFileError,
     UnsupportedModelError,
 )
@@ -195,6 +196,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         Raises:
             SessionFileError: the state is damaged, does not fit into this context, or belongs to
                 another model or other cache settings. The cache is then empty.
+            OutOfMemoryError: it needs more memory than there is. The cache is then empty, too.
         """
         with self._gate.exclusive(), self._gate.decoding:
             self._load_state(state)
@@ -209,9 +211,16 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
                 super().load_state(saved_state.checked(state, n_ctx=n_ctx, scores=shape))
         except (RuntimeError, ValueError, TypeError, AttributeError, MemoryError) as error:
             self._forget()
+            why = _NATIVE.last_error() or str(error)
+            if isinstance(error, MemoryError) or no_memory(why.lower()):
+                raise OutOfMemoryError(
+                    "a saved state must fit into memory while it is restored",
+                    why,
+                    "free some memory; the cache is empty now",
+                ) from error
             raise SessionFileError(
                 "a saved state fits only the same model and cache settings",
-                _NATIVE.last_error() or str(error),
+                why,
                 "create the Llama as it was when the state was saved",
             ) from error
         self._end = self._legible = self.n_tokens

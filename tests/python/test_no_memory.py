@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny
@@ -47,3 +50,29 @@ def test_a_context_that_memory_does_not_hold(tmp_path: Path, kv: str) -> None:
     ran = subprocess.run(command, env=subprocess_env(), capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("native", ["xquant: cannot restore the session: std::bad_alloc", ""])
+def test_a_state_that_memory_does_not_hold(
+    opened: Callable[..., Any], smollm2: Path, monkeypatch: pytest.MonkeyPatch, native: str
+) -> None:
+    import llama_cpp
+
+    from xquant_gguf import llama
+
+    def full(self: Any, state: Any) -> None:
+        raise RuntimeError("Failed to set llama state data") if native else MemoryError()
+
+    llm = opened(smollm2, kv="balanced", n_ctx=256)
+    llm.eval(llm.tokenize(b"One two three"))
+    state = llm.save_state()
+    monkeypatch.setattr(llama_cpp.Llama, "load_state", full)
+    told = SimpleNamespace(config_set=lambda text: None, last_error=lambda: native)
+    monkeypatch.setattr(llama, "_NATIVE", told)
+    with pytest.raises(OutOfMemoryError, match="while it is restored"):
+        llm.load_state(state)
+    assert llm.n_tokens == 0
+    monkeypatch.undo()
+    llm.load_state(state)
+    assert llm.n_tokens > 0
