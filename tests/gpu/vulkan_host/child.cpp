@@ -75,7 +75,7 @@ bool receive(reply & r, std::string & error) {
     const int status = end();
     error = "the driver ended its process";
     if (WIFSIGNALED(status)) {
-        error += std::string(": ") + strsignal(WTERMSIG(status));
+        error += " with signal " + std::to_string(WTERMSIG(status)); // strsignal speaks the locale's language
     }
     return false;
 }
