@@ -68,7 +68,7 @@ bool xq_one_pass::see(ggml_tensor * t, bool ask, void * self) {
         }
         if (attends) {
             const char * dash = std::strrchr(t->name, '-');
-            p.il = dash ? std::atoi(dash + 1) : -1;
+            p.il = dash ? (int) std::strtol(dash + 1, nullptr, 10) : -1;
             p.begin(t);
         } else if (p.il >= 0 && p.at == root(t)) {
             p.arrive(t);
