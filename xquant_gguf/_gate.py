@@ -74,7 +74,11 @@ class Gate:
 
     def exclusive(self) -> AbstractContextManager[None]:
         """A call that changes the context: in the turn that this thread has, or in its own."""
-        return self.inside() if self.running_here() else self._exclusive()
+        if self.running_here():
+            return self.inside()
+        if getattr(self._waiting, "turn", None) is None and self._owner is None:
+            return _Alone(self)
+        return self._exclusive()
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -261,6 +265,49 @@ class _Step:
             if self._turn.cancelled and not self._turn.depth:
                 self._gate.release(self._turn)
         self._gate._leave()
+
+
+class _Alone:
+    """What :meth:`Gate.step` and :meth:`Gate.release` do, at once, where nobody has the turn: calls
+    of one token are so short that locks and frames of Python count."""
+
+    __slots__ = ("_gate", "_slow", "_turn")
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._turn = gate, Turn()
+        self._slow: AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> None:
+        _fork.check()
+        gate, turn = self._gate, self._turn
+        with gate._changed:
+            if gate._closing:
+                raise _closed()
+            if gate._owner is None:
+                turn.thread = me = threading.get_ident()
+                turn.taken, turn.depth = True, 1
+                gate._owner, gate.stop.value = turn, 0
+                gate._inside[me] = gate._inside.get(me, 0) + 1
+                return
+        self._slow = gate._exclusive()  # another thread was quicker
+        self._slow.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        if self._slow is not None:
+            return self._slow.__exit__(kind, error, trace)
+        gate, turn = self._gate, self._turn
+        with gate._changed:
+            turn.depth, turn.taken = 0, False
+            if gate._owner is turn:
+                gate._owner = None
+                gate._changed.notify_all()
+        gate._leave()
+        return None
 
 
 class Stream:
