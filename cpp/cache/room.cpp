@@ -1,6 +1,7 @@
-// Room inside the cache. Cells of a tile that is sealed and has no page stay unused until the tile is empty. Where a batch
-// finds no cells for that, or a state no empty tiles, tiles with holes are merged: rows stay what they are, codes become
-// rows and are coded a second time once they are older than the window.
+// Room inside the cache. Cells of a tile that is sealed and has no page stay unused until the tile is empty, and a tile
+// that has one may be sealed with its holes while a batch is placed. Where a batch finds no cells for that, or a state no
+// empty tiles, tiles with holes are merged: rows stay what they are, codes become rows and are coded a second time once
+// they are older than the window.
 #include "cache/cache.h"
 
 #include "cache/saved_tile.h"
