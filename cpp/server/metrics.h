@@ -2,12 +2,11 @@
 // server-context.cpp, which asks for it between two batches, in the thread that decodes.
 #pragma once
 
+#include "cache/text.h"
 #include "capi/xquant.h"
 
 #include <nlohmann/json.hpp>
 
-#include <locale>
-#include <sstream>
 #include <string>
 
 inline nlohmann::ordered_json xq_told(int (*tell)(const llama_context *, char *, int), const llama_context * ctx) {
@@ -23,8 +22,7 @@ inline nlohmann::ordered_json xq_told(int (*tell)(const llama_context *, char *,
 
 // With a cache of llama.cpp's own: its bytes alone.
 inline std::string xq_metrics(const llama_context * ctx) {
-    std::ostringstream out;
-    out.imbue(std::locale::classic());
+    xq_text out;
     out.precision(17);
     const auto head = [&](const char * name, const char * help) {
         out << "# HELP xquant:" << name << " " << help << "\n# TYPE xquant:" << name << " gauge\n";
