@@ -81,6 +81,9 @@ class XQuantConfig:
         max_ubatch: largest micro-batch the cache takes, a multiple of 32; memory for
             full-precision tokens grows with it (256). Contexts with pooling or without causal
             attention take their whole ``n_ubatch`` instead, where that is more.
+        swa: caches of sliding-window layers stay in ``"f16"``, or are ``"packed"`` where that
+            takes less memory ("f16"). Layers that settings count are then counted apart, those
+            with a window and those without.
 
     Raises:
         ConfigError: a value outside these limits, or settings that exclude each other.
@@ -135,6 +138,9 @@ class XQuantConfig:
         default="minmax", metadata=_help("scales of sharing layers: minmax or ls")
     )
     max_ubatch: int = field(default=256, metadata=_help("largest micro-batch, a multiple of 32"))
+    swa: Literal["f16", "packed"] = field(
+        default="f16", metadata=_help("caches of sliding windows: f16, or packed where that saves")
+    )
 
     def __post_init__(self) -> None:
         check_choice("k_alloc", self.k_alloc, ("uniform", "range"))
@@ -152,6 +158,7 @@ class XQuantConfig:
             for bits in range(1, 5):
                 check_eta(f"{side}_eta{bits}", getattr(self, f"{side}_eta{bits}"))
             check_choice(f"{side}_meta", getattr(self, f"{side}_meta"), ("f16", "q8"))
+        check_choice("swa", self.swa, ("f16", "packed"))
         check_choice("follower", self.follower, ("minmax", "ls"))
         check_tiles("window", self.window)
         check_tiles("max_ubatch", self.max_ubatch)
@@ -167,6 +174,14 @@ class XQuantConfig:
                     f"{name} needs keys with the same bits in every channel",
                     f"k_alloc='range' with {name}={getattr(self, name)!r}",
                     "add k_alloc='uniform', or start from a preset that shares, such as xquant",
+                )
+        for name in ("k_layers", "v_layers"):
+            bits = getattr(self, name)
+            if self.swa == "packed" and bits is not None and not bits.endswith("*"):
+                raise ConfigError(
+                    f"{name} with swa='packed' is a pattern that repeats",
+                    f"{name}={bits!r}",
+                    "end the pattern with *, or leave window layers in f16 with swa='f16'",
                 )
         if self.v_fit == "unbiased" and self.v_share_from is not None:
             raise ConfigError(

@@ -77,7 +77,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
             "auto:FILE" one that lies elsewhere than beside it; without one, bits by layer
             from one forward pass (some seconds, once for a model). "auto:tiny" and
             "auto:2.6" are bits of that kind with another budget. Default "balanced".
-        k_bits ... max_ubatch: replace single settings; see XQuantConfig for each one.
+        k_bits ... swa: replace single settings; see XQuantConfig for each one.
         progress: called with the fraction loaded, 0.0 to 1.0, while the model loads.
         prompt_progress: called with the tokens read and the tokens to read while a prompt is read;
             also an attribute, which may be set at any time.
@@ -131,6 +131,7 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
         v_meta: str | Unset = UNSET,
         follower: str | Unset = UNSET,
         max_ubatch: int | Unset = UNSET,
+        swa: str | Unset = UNSET,
         progress: Callable[[float], None] | None = None,
         prompt_progress: Callable[[int, int], None] | None = None,
         checkpoint_bytes: int = DEFAULT_BYTES,

@@ -17,7 +17,7 @@
 namespace {
 
 thread_local std::string last_error;
-thread_local uint32_t    whole_ubatch = 0;
+thread_local xq_cache::expectation expected;
 
 [[noreturn]] void refuse(const std::string & text) {
     xq_set_error(text);
@@ -33,6 +33,15 @@ std::vector<xq_layer_shape> shapes_of(const xq_cache::params & p) {
         }
     }
     return shapes;
+}
+
+xq_tile_rules rules_for(const xq_config & config, const xq_cache::params & p) {
+    xq_tile_rules rules;
+    rules.window = config.window;
+    rules.sink   = config.sink;
+    rules.max_ubatch = std::max(config.max_ubatch, (int) std::min(expected.whole ? expected.n_ubatch : 0, p.kv_size));
+    rules.n_seq  = p.n_stream == 1 ? (int) p.n_seq_max : 1;
+    return rules;
 }
 
 void check_head_dim(int il, const char * what, int dim) {
@@ -86,9 +95,9 @@ void xq_layer::describe() {
     node.v_meta_at = (int64_t) k_meta_size();
 }
 
-void xq_cache::expect_whole(uint32_t n_ubatch) { whole_ubatch = n_ubatch; }
+void xq_cache::expect(const expectation & of) { expected = of; }
 
-std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_v, bool sliding_window, const params & p) {
+std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_v, uint32_t & kv_size, const params & p) {
     const bool k = type_k == GGML_TYPE_XQ, v = type_v == GGML_TYPE_XQ;
     if (!k && !v && !(p.other && p.other->get_xq())) {
         return nullptr;
@@ -107,14 +116,19 @@ std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_
     if (p.hparams.is_mla()) {
         refuse("xquant: latent attention (MLA) caches cannot be packed; got the architecture " + p.model.arch_name() + "; use kv=\"f16\"");
     }
-    if (sliding_window) {
-        return nullptr; // its size is bounded already
-    }
-    if (p.v_trans) {
+    const bool window = p.swa != LLAMA_SWA_TYPE_NONE;
+    if (!window && p.v_trans) {
         refuse("xquant: packed attention replaces flash attention and needs it enabled; got flash attention off; enable it or use kv=\"f16\"");
     }
     try {
-        return std::unique_ptr<xq_cache>(new xq_cache(p, xq_config_current()));
+        const xq_config config = xq_config_current();
+        auto made = !window ? std::unique_ptr<xq_cache>(new xq_cache(p, config, rules_for(config, p)))
+            : config.swa == XQ_SWA_PACKED ? create_window(p, config) : nullptr;
+        if (made) {
+            kv_size = made->kv_size;
+            LLAMA_LOG_INFO("xquant: packing %zu layers, %u page rows a stream; %s\n", made->layers.size(), made->rows(), config.text().c_str());
+        }
+        return made;
     } catch (const std::bad_alloc &) {
         refuse("xquant: the packed cache must fit into memory; got std::bad_alloc for a cache of " + std::to_string(p.kv_size) +
                " tokens; use a smaller n_ctx");
@@ -123,17 +137,56 @@ std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_
     }
 }
 
-xq_cache::xq_cache(const params & p, xq_config config)
-    : model(p.model), config(config), kv_size(p.kv_size), n_stream(p.n_stream), n_seq_max(p.n_seq_max),
-      micro_batch(std::max<uint32_t>(config.max_ubatch, std::min(whole_ubatch, p.kv_size))) {
+// Null where the plain cache takes no more than this one would.
+std::unique_ptr<xq_cache> xq_cache::create_window(const params & p, const xq_config & config) {
+    xq_tile_rules rules = rules_for(config, p);
+    params of = p;
+    // llama.cpp's size of a ring; a smaller cache has room for all tokens of its context.
+    const uint32_t ring = GGML_PAD(p.n_swa*(p.n_stream == 1 ? p.n_seq_max : 1) + expected.n_ubatch, 256);
+    if (!expected.swa_full && p.kv_size >= ring) {
+        if (p.n_seq_max > p.n_stream) {
+            LLAMA_LOG_INFO("xquant: window layers stay in f16: %u sequences share their cells\n", p.n_seq_max);
+            return nullptr;
+        }
+        rules.n_swa = p.n_swa;
+        rules.swa   = p.swa;
+        of.kv_size = xq_tile_rules::ring_cells(p.n_swa, (uint32_t) rules.max_ubatch);
+    }
+    std::unique_ptr<xq_cache> made(new xq_cache(of, config, rules));
+    made->f16_cells = p.kv_size;
+    if (made->tiles[0].n_pages() >= made->tiles[0].n_tiles() || made->bytes() >= made->f16_bytes()) {
+        LLAMA_LOG_INFO("xquant: window layers stay in f16: packed they would take %zu bytes, and take %zu\n", made->bytes(), made->f16_bytes());
+        return nullptr;
+    }
+    return made;
+}
+
+size_t xq_cache::bytes() const {
+    size_t n = 0;
+    for (const auto & l : layers) {
+        const auto & s = l.plan.shape;
+        n += ((l.owns_k() ? l.k_words() : 0) + (l.owns_v() ? l.v_words() : 0))*4 + l.k_meta_size() + l.v_meta_size() +
+             (size_t) l.n_rows*s.n_head_kv*(s.dk + s.dv)*2;
+    }
+    return n*n_stream;
+}
+
+size_t xq_cache::f16_bytes() const {
+    size_t n = 0;
+    for (const auto & l : layers) {
+        n += (size_t) l.plan.shape.n_head_kv*(l.plan.shape.dk + l.plan.shape.dv)*2;
+    }
+    return n*f16_cells*n_stream;
+}
+
+xq_cache::xq_cache(const params & p, const xq_config & config, const xq_tile_rules & rules)
+    : model(p.model), config(config), kv_size(p.kv_size), n_stream(p.n_stream), n_seq_max(p.n_seq_max), f16_cells(p.kv_size),
+      micro_batch((uint32_t) rules.max_ubatch) {
     const auto shapes = shapes_of(p);
     for (const auto & s : shapes) {
         check_head_dim(s.il, "key", s.dk);
         check_head_dim(s.il, "value", s.dv);
     }
-    xq_tile_rules rules;
-    rules.window = config.window; rules.sink = config.sink; rules.max_ubatch = (int) micro_batch;
-    rules.n_seq  = n_stream == 1 ? (int) n_seq_max : 1;
     tiles.assign(n_stream, xq_tiles(rules, kv_size));
     for (int il = 0; p.reuse && il < (int) p.hparams.n_layer_all; ++il) {
         if (p.reuse(il) >= 0 && (!p.filter || p.filter(il))) {
@@ -150,7 +203,6 @@ xq_cache::xq_cache(const params & p, xq_config config)
         layer.describe();
         layers.push_back(layer);
     }
-    LLAMA_LOG_INFO("xquant: packing %zu layers, %u page rows a stream; %s\n", layers.size(), rows(), config.text().c_str());
 }
 
 void xq_cache::add_layer(ggml_context * ctx, int il, ggml_tensor * k_pages, ggml_tensor * v_pages, ggml_backend_buffer_type_t buft) {
@@ -189,6 +241,20 @@ const xq_layer * xq_cache::find(int il) const {
         }
     }
     return nullptr;
+}
+
+void xq_cache::add_outdated(uint32_t stream, const llama_kv_cells & cells, std::vector<uint32_t> & idxs) const {
+    for (const uint32_t cell : tiles[stream].outdated(cells, idxs)) {
+        if (std::find(idxs.begin(), idxs.end(), cell) == idxs.end()) {
+            idxs.push_back(cell);
+        }
+    }
+}
+
+void xq_cache::drop_outdated(uint32_t stream, llama_kv_cells & cells, const std::vector<uint32_t> & idxs) const {
+    for (const uint32_t cell : tiles[stream].outdated(cells, idxs)) {
+        cells.rm(cell);
+    }
 }
 
 // Pages are copied by llama_kv_cache with its own tensors.

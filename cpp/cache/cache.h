@@ -63,18 +63,26 @@ public:
         const llama_hparams & hparams;
         bool v_trans, offload; // offload: layers lie where the model's do, else on the CPU
         uint32_t kv_size, n_stream, n_seq_max;
+        uint32_t n_swa;      // of a cache of window layers
+        llama_swa_type swa;  // NONE: of all others
         const llama_memory_i::layer_filter_cb & filter;
         const llama_memory_i::layer_reuse_cb  & reuse; // which layer's keys and values a layer reads that has none
         const llama_kv_cache * other;                  // whose cells and tensors a draft context reads, or null
     };
 
-    // Tokens of a micro-batch that caches created next by this thread must take whole: 0, or as many as their context's.
-    static void expect_whole(uint32_t n_ubatch);
+    // What caches created next by this thread must know of their context.
+    struct expectation {
+        uint32_t n_ubatch = 0;
+        bool whole    = false; // a micro-batch of n_ubatch tokens is never cut
+        bool swa_full = false; // caches of window layers keep all tokens
+    };
+    static void expect(const expectation & of);
 
     // The packed cache if the types ask for one, else null. Either way the types become those of the tensors that
-    // llama_kv_cache allocates itself: pages, or the plain cache of a sliding window, which stays in f16.
+    // llama_kv_cache allocates itself: pages, or the plain cache of a sliding window, which stays in f16 unless packing it is
+    // asked for and saves memory; then kv_size becomes the number of cells that its ring needs.
     // Throws std::runtime_error (rule, value, remedy) for what cannot be packed.
-    static std::unique_ptr<xq_cache> create(ggml_type & type_k, ggml_type & type_v, bool sliding_window, const params & p);
+    static std::unique_ptr<xq_cache> create(ggml_type & type_k, ggml_type & type_v, uint32_t & kv_size, const params & p);
 
     // ---- storage, while llama_kv_cache creates its layers
     uint32_t rows() const { return tiles[0].n_pages()*XQ_TILE; } // page rows of a stream
@@ -83,8 +91,12 @@ public:
 
     // ---- placing tokens
     bool writable(uint32_t stream, const llama_kv_cells & cells, uint32_t cell) const { return tiles[stream].writable(cells, cell); }
+    uint32_t search_from(uint32_t stream, const llama_kv_cells & cells, uint32_t head) const { return tiles[stream].search_from(cells, head); }
     bool has_room(uint32_t stream, const llama_kv_cells & cells, int n_tokens) const { return tiles[stream].has_room(cells, n_tokens); }
     void place(uint32_t stream, const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) { tiles[stream].place(cells, idxs); }
+    // Cells that place() and what goes before it change: those of the tokens, and the outdated ones of a ring.
+    void add_outdated(uint32_t stream, const llama_kv_cells & cells, std::vector<uint32_t> & idxs) const;
+    void drop_outdated(uint32_t stream, llama_kv_cells & cells, const std::vector<uint32_t> & idxs) const;
     std::vector<xq_tiles> trial_begin() const { return tiles; }
     void trial_end(std::vector<xq_tiles> saved) { tiles = std::move(saved); }
     uint32_t max_ubatch() const { return micro_batch; }
@@ -115,15 +127,20 @@ public:
 
     // ---- report (report.cpp)
     // tokens: cells in use; unpacked_bytes: an f16 window cache that belongs to the same model; n_threads: each has
-    // scratch of its own.
-    std::string report(uint32_t tokens, size_t unpacked_bytes, int n_threads) const;
+    // scratch of its own; window: the packed cache of the model's window layers, or null.
+    std::string report(uint32_t tokens, size_t unpacked_bytes, int n_threads, const xq_cache * window) const;
 
 private:
-    xq_cache(const params & p, xq_config config);
+    xq_cache(const params & p, const xq_config & config, const xq_tile_rules & rules);
+
+    static std::unique_ptr<xq_cache> create_window(const params & p, const xq_config & config);
+    size_t bytes() const; // of pages, codes and metadata
+    size_t f16_bytes() const; // of the plain cache in its place
 
     using saved_tiles = std::vector<xq_saved_tile>;
     saved_tiles tiles_to_save(const llama_kv_cells & cells, int seq_id, uint32_t stream) const;
     saved_tiles read_checked(llama_io_read_i & io, bool whole, std::vector<xq_metric_steps> & metric) const;
+    bool forget_unseen(llama_kv_cells & cells, uint32_t stream);
     saved_tiles take_sparse(llama_kv_cells & cells, uint32_t stream);
     // A restored sequence that finds too few empty tiles, and cells enough: its tiles are merged with those that have holes.
     bool join_sparse(saved_tiles & list, llama_kv_cells & cells, int seq_id, uint32_t stream);
@@ -140,6 +157,7 @@ private:
     mutable std::unique_ptr<xq_identity> identified; // once asked for
     xq_config config;
     uint32_t  kv_size, n_stream, n_seq_max;
+    uint32_t  f16_cells; // of a stream of the plain cache that this one replaces
     uint32_t  micro_batch; // largest: config.max_ubatch, or what a context needs whole
     std::map<int, int> reused; // layers without keys and values of their own: the layer whose they read
     std::vector<xq_layer> layers; // sized once: graph nodes keep pointers to its elements

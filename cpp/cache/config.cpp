@@ -109,6 +109,9 @@ void check(const xq_config & c) {
     if (c.k_alloc == XQ_ALLOC_RANGE && (shares(c.k_share_from) || c.k_1bit_from.layer >= 0 || c.k_1bit_from.fraction >= 0.0)) {
         refuse("k_alloc", "range", "uniform where keys have k_share_from or k_1bit_from");
     }
+    if (c.swa == XQ_SWA_PACKED && ((!c.k_layers.bits.empty() && !c.k_layers.repeats) || (!c.v_layers.bits.empty() && !c.v_layers.repeats))) {
+        refuse("swa", "packed", "f16 where k_layers or v_layers list the layers one by one");
+    }
     if (c.v_unbiased && shares(c.v_share_from)) {
         refuse("v_fit", "unbiased", "minmax where values share codes (v_share_from)");
     }
@@ -169,19 +172,20 @@ xq_config xq_config_parse(const std::string & text) {
         else if (key == "k_meta")       { c.k_meta = parse_choice(key, value, "f16", "q8"); }
         else if (key == "v_meta")       { c.v_meta = parse_choice(key, value, "f16", "q8"); }
         else if (key == "follower")     { c.follower = parse_choice(key, value, "minmax", "ls"); }
+        else if (key == "swa")          { c.swa = parse_choice(key, value, "f16", "packed"); }
         else if (key.size() == 6 && (key.compare(0, 5, "k_eta") == 0 || key.compare(0, 5, "v_eta") == 0) && key[5] >= '1' && key[5] <= '4') {
             (key[0] == 'k' ? c.k_eta : c.v_eta)[key[5] - '0'] = parse_eta(key, value);
         } else {
             throw std::runtime_error("xquant: a setting must exist; got '" + key + "'; known are k_bits, v_bits, k_layers, v_layers, k_alloc, k_metric, v_fit, v_rot, k_1bit_from, "
                 "v_1bit_from, k_share_from, v_share_from, window, sink, k_eta1..4, v_eta1..4, k_meta, v_meta, "
-                "follower, max_ubatch");
+                "follower, max_ubatch, swa");
         }
     }
     check(c);
     return c;
 }
 
-std::string xq_config::text() const {
+std::string xq_config::codes_text() const {
     xq_text s;
     const auto meta = [](int m) { return m == XQ_META_F16 ? "f16" : "q8"; };
     s << "k_bits=" << number(k_bits) << ",v_bits=" << v_bits

@@ -26,6 +26,9 @@ struct xq_layer_bits {
 #define XQ_ALLOC_UNIFORM 0 // every key channel has k_bits
 #define XQ_ALLOC_RANGE   1 // channels with a wide range have more, k_bits on average (format/xq_ranked.h)
 
+#define XQ_SWA_F16    0 // caches of sliding windows stay in f16
+#define XQ_SWA_PACKED 1 // they are packed where that saves memory
+
 #define XQ_METRIC_NONE    0 // keys as they are
 #define XQ_METRIC_QUERIES 1 // by the size of the queries that the weights alone let expect (metric.h)
 
@@ -48,7 +51,10 @@ struct xq_config {
     int follower = 0;              // XQ_FIT_*
     int max_ubatch = 256;          // largest micro-batch; pages for it are part of the cache
 
-    std::string text() const;
+    int swa = XQ_SWA_F16;
+
+    std::string text() const { return codes_text() + ",swa=" + (swa == XQ_SWA_PACKED ? "packed" : "f16"); }
+    std::string codes_text() const; // what the bytes of a layer depend on
 };
 
 // Parse settings over the defaults; throws std::runtime_error that names rule, value and remedy.

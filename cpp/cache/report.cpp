@@ -35,34 +35,42 @@ double side_bits(const xq_side & s) { return s.meta == XQ_META_RANKED ? 32.0*s.w
 
 } // namespace
 
-std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threads) const {
+std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threads, const xq_cache * window) const {
     size_t codes = 0, scales = 0, residual = 0, scratch = 0, f16 = 0;
-    double code_bits = 0, elements = 0;
+    double code_bits = 0, per_token = 0, elements = 0, padded = 0;
     xq_text rows;
-    for (const auto & l : layers) {
-        const auto & s = l.plan.shape;
-        if (s.n_head_kv == 0) { // a layer without attention, as in Nemotron-Super: it has no keys
-            continue;
+    const auto add = [&](const xq_cache & of) {
+        f16 += of.f16_bytes();
+        for (const auto & l : of.layers) {
+            const auto & s = l.plan.shape;
+            if (s.n_head_kv == 0) { // a layer without attention, as in Nemotron-Super: it has no keys
+                continue;
+            }
+            const size_t c = ((l.owns_k() ? l.k_words() : 0) + (l.owns_v() ? l.v_words() : 0))*4*of.n_stream;
+            const size_t m = (l.k_meta_size() + l.v_meta_size())*of.n_stream;
+            const size_t r = (size_t) l.n_rows*s.n_head_kv*(s.dk + s.dv)*2*of.n_stream;
+            const double k_el = (double) s.n_head_kv*s.dk, v_el = (double) s.n_head_kv*s.dv;
+            codes += c; scales += m; residual += r;
+            per_token += k_el + v_el;
+            elements  += (k_el + v_el)*of.kv_size*of.n_stream;
+            padded    += (k_el + v_el)*of.tiles[0].n_tiles()*XQ_TILE*of.n_stream;
+            code_bits += (l.owns_k() ? side_bits(l.plan.k)*k_el : 0) + (l.owns_v() ? side_bits(l.plan.v)*v_el : 0);
+            const size_t t = l.on_host ? scratch_bytes(s, (int) of.kv_size, (int) of.micro_batch, n_threads)
+                                       : device_scratch_bytes(s, (int) of.kv_size, (int) of.micro_batch);
+            scratch = std::max(scratch, t);
+            rows << (rows.tellp() > 0 ? "," : "") << "{\"il\":" << s.il << ",\"packed\":true"
+                 << ",\"k_bits\":" << num(side_bits(l.plan.k)) << ",\"v_bits\":" << num(side_bits(l.plan.v))
+                 << ",\"k_leader\":" << (l.owns_k() ? -1 : l.plan.k_leader) << ",\"v_leader\":" << (l.owns_v() ? -1 : l.plan.v_leader)
+                 << ",\"k_metric\":" << num(l.metric ? l.metric->largest_over_smallest() : 1)
+                 << ",\"k_metric_why_one\":\"" << (l.metric ? l.metric->why_one() : "k_metric=none") << "\""
+                 << ",\"n_head_kv\":" << s.n_head_kv << ",\"head_dim_k\":" << s.dk << ",\"head_dim_v\":" << s.dv
+                 << ",\"bytes_codes\":" << c << ",\"bytes_scales\":" << m << ",\"bytes_residual\":" << r
+                 << ",\"cells\":" << of.kv_size << ",\"bytes_scratch\":" << t << "}"; // shared by all layers, not added up
         }
-        const size_t c = ((l.owns_k() ? l.k_words() : 0) + (l.owns_v() ? l.v_words() : 0))*4*n_stream;
-        const size_t m = (l.k_meta_size() + l.v_meta_size())*n_stream;
-        const size_t r = (size_t) l.n_rows*s.n_head_kv*(s.dk + s.dv)*2*n_stream;
-        const double k_el = (double) s.n_head_kv*s.dk, v_el = (double) s.n_head_kv*s.dv;
-        codes += c; scales += m; residual += r;
-        f16 += (size_t) (k_el + v_el)*2*kv_size*n_stream;
-        elements  += (k_el + v_el)*kv_size*n_stream;
-        code_bits += (l.owns_k() ? side_bits(l.plan.k)*k_el : 0) + (l.owns_v() ? side_bits(l.plan.v)*v_el : 0);
-        const size_t t = l.on_host ? scratch_bytes(s, (int) kv_size, (int) micro_batch, n_threads)
-                                   : device_scratch_bytes(s, (int) kv_size, (int) micro_batch);
-        scratch = std::max(scratch, t);
-        rows << (rows.tellp() > 0 ? "," : "") << "{\"il\":" << s.il << ",\"packed\":true"
-             << ",\"k_bits\":" << num(side_bits(l.plan.k)) << ",\"v_bits\":" << num(side_bits(l.plan.v))
-             << ",\"k_leader\":" << (l.owns_k() ? -1 : l.plan.k_leader) << ",\"v_leader\":" << (l.owns_v() ? -1 : l.plan.v_leader)
-             << ",\"k_metric\":" << num(l.metric ? l.metric->largest_over_smallest() : 1)
-             << ",\"k_metric_why_one\":\"" << (l.metric ? l.metric->why_one() : "k_metric=none") << "\""
-             << ",\"n_head_kv\":" << s.n_head_kv << ",\"head_dim_k\":" << s.dk << ",\"head_dim_v\":" << s.dv
-             << ",\"bytes_codes\":" << c << ",\"bytes_scales\":" << m << ",\"bytes_residual\":" << r
-             << ",\"bytes_scratch\":" << t << "}"; // shared by all layers, not added up
+    };
+    add(*this);
+    if (window) {
+        add(*window);
     }
     int sealed = 0, residual_tiles = 0;
     for (uint32_t s = 0; s < n_stream; ++s) {
@@ -71,9 +79,9 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
     }
     // The last tile may reach past n_ctx: true bits are those of a sealed token, allocated bits those of n_ctx.
     // Where every attention layer has a sliding window nothing is packed, and all bits are 0.
-    const double per_token = elements > 0 ? elements / ((double) kv_size*n_stream) : 1.0;
-    elements = std::max(elements, 1.0);
-    const double padded = (double) tiles[0].n_tiles()*XQ_TILE / kv_size;
+    for (double * n : {&per_token, &elements, &padded}) {
+        *n = std::max(*n, 1.0);
+    }
     xq_text out;
     out << "{\"format_version\":" << XQ_FORMAT_VERSION << ",\"n_ctx\":" << kv_size*n_stream << ",\"n_stream\":" << n_stream
         << ",\"n_seq_max\":" << n_seq_max << ",\"tile\":" << XQ_TILE << ",\"window\":" << config.window << ",\"sink\":" << config.sink
@@ -83,7 +91,7 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
         << ",\"scratch\":" << scratch << ",\"unpacked\":" << unpacked_bytes << "}"
         << ",\"bytes_f16\":" << f16 + unpacked_bytes
         << ",\"code_bits\":" << num(code_bits/per_token)
-        << ",\"true_bits\":" << num(8.0*(codes + scales)/elements/padded)
+        << ",\"true_bits\":" << num(8.0*(codes + scales)/padded)
         << ",\"allocated_bits\":" << num(8.0*(codes + scales + residual)/elements)
         << ",\"layers\":[" << rows.str() << "]}";
     return out.str();

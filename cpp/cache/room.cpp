@@ -36,12 +36,35 @@ xq_saved_tiles xq_cache::take_sparse(llama_kv_cells & cells, uint32_t stream) {
     return sparse;
 }
 
+// A ring that has no cells for a micro-batch: what no later token sees is removed, so that tiles with the rest have holes.
+bool xq_cache::forget_unseen(llama_kv_cells & cells, uint32_t stream) {
+    const xq_tiles & of = tiles[stream];
+    uint32_t usable = 0;
+    std::vector<uint32_t> unseen;
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        usable += of.writable(cells, i);
+        if (!cells.is_empty(i) && !of.visible(cells, i, 1)) {
+            unseen.push_back(i);
+        }
+    }
+    if (usable >= micro_batch) {
+        return false;
+    }
+    for (const uint32_t i : unseen) {
+        cells.rm(i);
+    }
+    return true;
+}
+
 // Afterwards one tile at most has holes and a page, and lies before all empty ones, for a search from the first cell to fill
 // at once: sealed with its holes while the batch is placed, it would take their room away again.
 bool xq_cache::make_room(llama_kv_cells & cells, uint32_t stream) {
     const bool short_of_pages = tiles[stream].spare_pages(cells) < 0;
     if (short_of_pages) {
         settle(stream, cells);
+    }
+    if (tiles[stream].is_ring() && !forget_unseen(cells, stream)) {
+        return short_of_pages;
     }
     const xq_saved_tiles sparse = take_sparse(cells, stream);
     if (sparse.empty()) {

@@ -48,7 +48,7 @@ bool wanted(const llama_kv_cells & cells, uint32_t i, int seq_id) {
 } // namespace
 
 std::string xq_cache::fingerprint() const {
-    std::string s = "xquant " + std::to_string(XQ_FORMAT_VERSION) + " " + config.text();
+    std::string s = "xquant " + std::to_string(XQ_FORMAT_VERSION) + " " + config.codes_text();
     for (const auto & l : layers) {
         const auto & p = l.plan;
         for (const int v : {p.shape.il, p.shape.n_head_kv, p.shape.dk, p.shape.dv, p.k.bits, p.v.bits, p.k_leader,
@@ -104,7 +104,8 @@ xq_saved_tiles xq_cache::tiles_to_save(const llama_kv_cells & cells, int seq_id,
         int32_t next = std::numeric_limits<int32_t>::max(); // position of the next query
         for (int c = 0; c < XQ_TILE; ++c) {
             const uint32_t i = (uint32_t) t*XQ_TILE + c;
-            if (!wanted(cells, i, seq_id)) {
+            // As llama.cpp, of one sequence what its window holds and one token more.
+            if (!wanted(cells, i, seq_id) || (seq_id != -1 && !tiles[stream].visible(cells, i, 0))) {
                 continue;
             }
             saved.cells |= 1u << c;

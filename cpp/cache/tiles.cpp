@@ -19,6 +19,11 @@ int xq_tile_rules::reach() const {
 // Tokens fill empty tiles in order, but may start and end inside one.
 int xq_tile_rules::fresh(int n_tokens) { return (n_tokens + XQ_TILE - 1)/XQ_TILE + 2; }
 
+uint32_t xq_tile_rules::ring_cells(uint32_t n_swa, uint32_t n_ubatch) {
+    const auto up = [](uint32_t n, uint32_t step) { return (n + step - 1)/step*step; };
+    return up(up(n_swa, XQ_TILE) + up(n_ubatch, XQ_TILE) + XQ_TILE, 256); // as llama.cpp rounds them
+}
+
 xq_tiles::xq_tiles(const xq_tile_rules & rules, uint32_t n_cells)
     : rules(rules), tiles((n_cells + XQ_TILE - 1) / XQ_TILE), before(tiles.size()), pages_total(rules.pages((int) tiles.size())) {
     forget();
@@ -45,6 +50,61 @@ bool xq_tiles::in_use(const llama_kv_cells & cells, int tile) const {
     return false;
 }
 
+bool xq_tiles::visible(const llama_kv_cells & cells, uint32_t cell, int next) const {
+    if (cells.is_empty(cell)) {
+        return false;
+    }
+    for (llama_seq_id s = 0, left = rules.is_ring() ? cells.seq_count(cell) : 0; left > 0; ++s) {
+        if (cells.seq_has(cell, s)) {
+            --left;
+            if (!llama_hparams::is_masked_swa(rules.n_swa, rules.swa, cells.pos_get(cell), cells.seq_pos_max(s) + next)) {
+                return true;
+            }
+        }
+    }
+    return !rules.is_ring();
+}
+
+bool xq_tiles::is_open(const llama_kv_cells & cells, int tile) const {
+    const uint32_t end = std::min<uint32_t>(cells.size(), (tile + 1)*XQ_TILE);
+    for (uint32_t i = tile*XQ_TILE; i < end; ++i) {
+        if (visible(cells, i, 1)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+uint32_t xq_tiles::search_from(const llama_kv_cells & cells, uint32_t head) const {
+    llama_pos newest = -1;
+    for (uint32_t i = 0; rules.is_ring() && i < cells.size(); ++i) {
+        if (!cells.is_empty(i) && cells.pos_get(i) >= newest) {
+            newest = cells.pos_get(i);
+            head   = i + 1;
+        }
+    }
+    return head;
+}
+
+std::vector<uint32_t> xq_tiles::outdated(const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) const {
+    std::vector<uint32_t> list;
+    llama_pos last = -1;
+    for (const uint32_t cell : idxs) {
+        const tile_state & s = tiles[cell / XQ_TILE];
+        const uint32_t first = cell/XQ_TILE*XQ_TILE, end = std::min<uint32_t>(cells.size(), first + XQ_TILE);
+        const bool lost = !cells.is_empty(cell) || (s.sealed && s.page < 0); // its rows, or all codes of its tile
+        for (uint32_t i = first; lost && i < end; ++i) {
+            last = cells.is_empty(i) ? last : std::max(last, cells.pos_get(i));
+        }
+    }
+    for (uint32_t i = 0; last >= 0 && i < cells.size(); ++i) {
+        if (!cells.is_empty(i) && cells.pos_get(i) <= last) {
+            list.push_back(i);
+        }
+    }
+    return list;
+}
+
 uint32_t xq_tiles::data_mask(const llama_kv_cells & cells, int tile) const {
     const uint32_t first = tile*XQ_TILE, end = std::min<uint32_t>(cells.size(), first + XQ_TILE);
     uint32_t mask = 0;
@@ -58,8 +118,15 @@ uint32_t xq_tiles::data_mask(const llama_kv_cells & cells, int tile) const {
 // holes of such tiles are offered, newest tile first, only as far as the reserve for the micro-batch stays whole.
 bool xq_tiles::writable(const llama_kv_cells & cells, uint32_t cell) const {
     const int tile = (int) (cell / XQ_TILE);
-    if (!tiles[tile].sealed || !in_use(cells, tile)) {
+    const bool empty = cells.is_empty(cell);
+    if (empty && !tiles[tile].sealed) {
         return true;
+    }
+    if ((empty || rules.is_ring()) && is_open(cells, tile)) {
+        return true;
+    }
+    if (!empty) {
+        return false;
     }
     if (tiles[tile].page < 0) {
         return false;
@@ -177,7 +244,7 @@ int xq_tiles::reserve(const llama_kv_cells & cells, int n_tokens) const {
     const int most = xq_tile_rules::fresh(n_tokens);
     int n = 0;
     for (int t = 0; t < n_tiles() && n < most; ++t) {
-        n += !in_use(cells, t);
+        n += is_open(cells, t);
     }
     return n;
 }
@@ -226,7 +293,7 @@ void xq_tiles::place(const llama_kv_cells & cells, const std::vector<uint32_t> &
     for (const uint32_t i : idxs) {
         tile_state & s = tiles[i / XQ_TILE];
         if (s.sealed && s.page < 0) {
-            s = tile_state{}; // was empty before this batch: writable() lets nothing else through
+            s = tile_state{}; // was empty before this batch, or of a ring: writable() lets nothing else through
             s.age = now;
         }
         s.sealed = false;

@@ -6,6 +6,7 @@
 // While the backup is there, rewinding into the tile is exact: it simply becomes residual again.
 #pragma once
 
+#include "llama-hparams.h"
 #include "llama-kv-cells.h"
 
 #include <cstdint>
@@ -16,6 +17,14 @@ struct xq_tile_rules {
     int sink       = 0;   // tiles with a position below this stay residual
     int max_ubatch = 256;
     int n_seq      = 1;   // sequences that the stream may hold
+
+    // A ring of one sequence: tokens that have left this sliding window give their cells up, tile by tile.
+    uint32_t       n_swa = 0;
+    llama_swa_type swa   = LLAMA_SWA_TYPE_NONE;
+
+    bool is_ring() const { return swa != LLAMA_SWA_TYPE_NONE; }
+    // Cells in which the window and a micro-batch always fit. Tokens that are seen touch a tile more than they fill.
+    static uint32_t ring_cells(uint32_t n_swa, uint32_t n_ubatch);
 
     // Pages that keep the rules for every sequence and leave room for a whole micro-batch.
     int pages(int n_tiles) const;
@@ -36,11 +45,22 @@ class xq_tiles {
 public:
     xq_tiles(const xq_tile_rules & rules, uint32_t n_cells);
 
-    // May a new token go to this (empty) cell? Not into the holes of a tile that is sealed for good.
+    // May a new token go to this cell? It must be empty, or in a tile of a ring that no later token sees; and not among the
+    // holes of a tile that is sealed for good.
     bool writable(const llama_kv_cells & cells, uint32_t cell) const;
 
     // Are there pages for a micro-batch of this size? If not, settle() makes them: sequences were removed, or restored.
     bool has_room(const llama_kv_cells & cells, int n_tokens) const;
+
+    // Cells to empty before tokens go to `idxs`: what is left in the tiles that they take over, and all tokens before
+    // that, so that those of a sequence that are there always are its newest ones.
+    std::vector<uint32_t> outdated(const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) const;
+    // May a token at `next` positions behind the newest, or later, see what is in this cell?
+    bool visible(const llama_kv_cells & cells, uint32_t cell, int next) const;
+
+    // Where a search for cells begins: in a ring behind the newest token, so that its tile is filled first and its tiles are those
+    // of a history without rewinds; else at `head`.
+    uint32_t search_from(const llama_kv_cells & cells, uint32_t head) const;
 
     // Account for a micro-batch whose cells have just been set: give its tiles pages and decide what is sealed
     // now. Deterministic in state and arguments. What it changes is pending until its graph has succeeded.
@@ -52,6 +72,7 @@ public:
     void place(const llama_kv_cells & cells, const std::vector<uint32_t> & idxs);
 
     const std::vector<xq_seal> & seals() const { return seal_list; }
+    bool is_ring() const { return rules.is_ring(); }
     int n_tiles() const { return (int) tiles.size(); }
     int n_pages() const { return pages_total; }
     int page(int tile) const { return tiles[tile].page; }
@@ -68,7 +89,8 @@ public:
     std::vector<xq_seal> give_way(const llama_kv_cells & cells);
     std::vector<xq_seal> settle(const llama_kv_cells & cells);
     int  spare_pages(const llama_kv_cells & cells) const; // that can be had without it, beside those for the next micro-batch
-    bool in_use(const llama_kv_cells & cells, int tile) const;
+    bool in_use(const llama_kv_cells & cells, int tile) const; // has a token
+    bool is_open(const llama_kv_cells & cells, int tile) const; // has none that a later one may see
     void forget(); // all tiles empty
 
     // Take codes and pages from tiles whose cells have all been emptied.

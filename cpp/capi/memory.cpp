@@ -19,6 +19,17 @@ namespace {
 
 xq_cache * packed(const llama_kv_cache * kv) { return kv ? kv->get_xq() : nullptr; }
 
+std::vector<llama_kv_cache *> all_packed(llama_memory_i * memory) {
+    const xq_caches c = xq_caches_of(memory);
+    std::vector<llama_kv_cache *> list;
+    for (llama_kv_cache * kv : {c.main, c.window}) {
+        if (packed(kv)) {
+            list.push_back(kv);
+        }
+    }
+    return list;
+}
+
 bool watched_eval(ggml_tensor * t, bool ask, void * data) {
     auto & watch = *(xq_watch *) data;
     const bool answer = watch.call(t, ask, watch.data);
@@ -44,9 +55,9 @@ xq_caches xq_caches_of(llama_memory_i * memory) {
     return {};
 }
 
-void xq_expect(const llama_cparams & cparams) {
+void xq_expect(const llama_memory_params & params, const llama_cparams & cparams) {
     const bool pooled = cparams.pooling_type != LLAMA_POOLING_TYPE_NONE;
-    xq_cache::expect_whole(pooled || !cparams.causal_attn ? cparams.n_ubatch : 0);
+    xq_cache::expect({cparams.n_ubatch, pooled || !cparams.causal_attn, params.swa_full});
 }
 
 bool xq_refuse_batch(llama_memory_i * memory, const llama_cparams & cparams, uint32_t n_tokens) {
@@ -84,11 +95,29 @@ void xq_before_state(llama_context & ctx, llama_memory_i * memory) {
     }
 }
 
+xq_reading::xq_reading(llama_context & ctx, llama_memory_i * memory, llama_seq_id seq_id, llama_state_seq_flags flags)
+    : memory(all_packed(memory).empty() || (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) ? nullptr : memory), seq_id(seq_id),
+      exceptions(std::uncaught_exceptions()) {
+    xq_before_state(ctx, memory);
+}
+
+xq_reading::~xq_reading() {
+    if (!memory || std::uncaught_exceptions() == exceptions) {
+        return;
+    }
+    if (seq_id < 0) {
+        memory->clear(false);
+    } else {
+        memory->seq_rm(seq_id, -1, -1);
+    }
+}
+
 bool xq_make_room(llama_context & ctx, llama_memory_i * memory, uint32_t n_tokens) {
-    llama_kv_cache * kv = xq_caches_of(memory).main;
-    if (!packed(kv)) {
+    const auto caches = all_packed(memory);
+    if (caches.empty()) {
         return false;
     }
+    llama_kv_cache * kv = caches[0]; // the main one, which has all tokens
     uint32_t unused = 0;
     for (uint32_t s = 0; s < kv->get_n_stream(); ++s) {
         unused += kv->get_xq_cells(s).size() - kv->get_xq_cells(s).get_used();
@@ -98,32 +127,34 @@ bool xq_make_room(llama_context & ctx, llama_memory_i * memory, uint32_t n_token
     }
     ctx.synchronize();
     bool made = false;
-    for (uint32_t s = 0; s < kv->get_n_stream(); ++s) {
-        made = packed(kv)->make_room(kv->get_xq_cells(s), s) || made;
-        kv->xq_search_from_first(s);
+    for (llama_kv_cache * of : caches) {
+        for (uint32_t s = 0; s < of->get_n_stream(); ++s) {
+            made = packed(of)->make_room(of->get_xq_cells(s), s) || made;
+            of->xq_search_from_first(s);
+        }
     }
     return made;
 }
 
 xq_step::xq_step(llama_context & ctx, llama_memory_i * memory, const llama_ubatch & ubatch)
-    : ctx(ctx), memory(memory), ubatch(ubatch), kv(xq_caches_of(memory).main) {
-    if (!packed(kv)) {
-        kv = nullptr;
-        return;
+    : ctx(ctx), memory(memory), ubatch(ubatch), caches(all_packed(memory)) {
+    for (llama_kv_cache * kv : caches) {
+        kv->get_xq()->begin_step();
     }
-    kv->get_xq()->begin_step();
 }
 
 void xq_step::confirm() {
-    if (kv && kv->get_xq()->watch.stopped) {
+    if (!caches.empty() && caches[0]->get_xq()->watch.stopped) { // the main cache's, which is first
         ctx.synchronize();
-        kv->get_xq()->finish_seals();
+        for (llama_kv_cache * kv : caches) {
+            kv->get_xq()->finish_seals();
+        }
     }
     confirmed = true;
 }
 
 xq_step::~xq_step() {
-    if (!kv || confirmed) {
+    if (caches.empty() || confirmed) {
         return;
     }
     try {
@@ -137,7 +168,9 @@ xq_step::~xq_step() {
 // belong to several sequences only the first one's.
 void xq_step::undo() {
     ctx.synchronize();
-    kv->get_xq()->undo_step();
+    for (llama_kv_cache * kv : caches) {
+        kv->get_xq()->undo_step();
+    }
     std::map<llama_seq_id, llama_pos> first;
     for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
         for (int32_t k = 0; k < ubatch.n_seq_id[i]; ++k) {
@@ -148,7 +181,9 @@ void xq_step::undo() {
     for (const auto & [seq, pos] : first) {
         memory->seq_rm(seq, pos, -1);
     }
-    for (uint32_t s = 0; s < kv->get_n_stream(); ++s) {
-        kv->get_xq()->settle(s, kv->get_cells((llama_seq_id) s));
+    for (llama_kv_cache * kv : caches) {
+        for (uint32_t s = 0; s < kv->get_n_stream(); ++s) {
+            kv->get_xq()->settle(s, kv->get_xq_cells(s));
+        }
     }
 }

@@ -44,12 +44,13 @@ int xq_report(const struct llama_context * ctx, char * buf, int size) {
         tokens += c.main->get_cells((llama_seq_id) s).get_used();
     }
     size_t unpacked = 0;
-    if (c.window) {
+    const xq_cache * window = c.window ? c.window->get_xq() : nullptr;
+    if (c.window && !window) {
         for (const auto & [buft, bytes] : c.window->memory_breakdown()) {
             unpacked += bytes;
         }
     }
-    return xq_give(c.main->get_xq()->report(tokens, unpacked, llama_n_threads(const_cast<llama_context *>(ctx))), buf, size);
+    return xq_give(c.main->get_xq()->report(tokens, unpacked, llama_n_threads(const_cast<llama_context *>(ctx)), window), buf, size);
 }
 
 int xq_gpu_backends(char * buf, int size) {

@@ -32,10 +32,10 @@ public:
         if (!tiles.has_room(cells, n)) {
             return idxs;
         }
-        uint32_t at = head > cells.get_used() + 2*n ? 0 : head;
+        uint32_t at = tiles.search_from(cells, head > cells.get_used() + 2*n ? 0 : head);
         for (uint32_t tested = 0; tested < cells.size() && (int) idxs.size() < n; ++tested, ++at) {
             at = at >= cells.size() ? 0 : at;
-            if (cells.is_empty(at) && tiles.writable(cells, at)) {
+            if (tiles.writable(cells, at)) {
                 idxs.push_back(at);
             }
         }
@@ -181,10 +181,15 @@ public:
 
     int form(int tile, llama_pos pos) const { return xq_tile_read(tiles.page(tile), tiles.from(tile), pos); }
 
+    // Is the token in this cell within a ring's window for a query?
+    bool sees(uint32_t cell, llama_pos pos) const {
+        return !cells.is_empty(cell) && !llama_hparams::is_masked_swa(rules.n_swa, rules.swa, cells.pos_get(cell), pos);
+    }
+
     // Whatever form a query at this position reads, it finds every token's own data.
     void check_readable(llama_pos pos) const {
         for (uint32_t i = 0; i < cells.size(); ++i) {
-            if (cells.is_empty(i)) {
+            if (!sees(i, pos)) {
                 continue;
             }
             const int tile = (int) i/XQ_TILE, how = form(tile, pos);
@@ -205,6 +210,10 @@ public:
 
 private:
     void place(const std::vector<token> & batch, const std::vector<uint32_t> & idxs) {
+        for (const uint32_t i : tiles.outdated(cells, idxs)) {
+            CHECK(!sees(i, batch[0].pos), "a token that is seen is dropped, cell", i);
+            cells.rm(i);
+        }
         for (size_t i = 0; i < batch.size(); ++i) {
             cells.pos_set(idxs[i], batch[i].pos);
             for (llama_seq_id s : batch[i].seqs) {

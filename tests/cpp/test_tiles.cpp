@@ -145,6 +145,38 @@ void failed_batches() {
     }
 }
 
+// Rings: micro-batches always go through, whatever was sealed, and the tokens that are there are the newest ones. After
+// rewinds into sealed tiles there may be no room: xq_cache::make_room is for that.
+void rings() {
+    for (int seed = 0; seed < 400; ++seed) {
+        rng_t rng(seed);
+        auto rules = rules_of(one_of(rng, {32, 64, 128}), one_of(rng, {0, 4, 40}), one_of(rng, {32, 64, 256}), 1);
+        rules.n_swa = (uint32_t) one_of(rng, {1, 8, 31, 32, 33, 64, 100, 256, 500});
+        rules.swa   = one_of(rng, {LLAMA_SWA_TYPE_STANDARD, LLAMA_SWA_TYPE_CHUNKED});
+        const bool rewinds = pick(rng, 0, 1) == 1;
+        stream s(rules, xq_tile_rules::ring_cells(rules.n_swa, (uint32_t) rules.max_ubatch));
+        for (int k = 0; k < 80; ++k) {
+            check_context = check_text("seed", seed, "step", k, "n_swa", rules.n_swa, "window", rules.window, "ubatch", rules.max_ubatch);
+            const int n = pick(rng, 1, one_of(rng, {1, 2, 32, rules.max_ubatch}));
+            const llama_pos max = s.cells.seq_pos_max(0);
+            if (rewinds && pick(rng, 0, 3) == 0) {
+                s.seq_rm(0, std::max(0, max + 1 - one_of(rng, {1, 20, 40, 100, 300})));
+            } else if (pick(rng, 0, 5) == 0) {
+                std::vector<token> batch;
+                for (int i = 0; i < n; ++i) {
+                    batch.push_back({max + 1 + i, {0}});
+                }
+                s.fail(batch);
+            } else if (!s.put(0, n)) {
+                CHECK(rewinds, "no cells for", n, "tokens");
+                s.clear();
+            }
+            const llama_pos newest = s.cells.seq_pos_max(0);
+            CHECK(newest < 0 || (int) s.cells.get_used() == newest - s.cells.seq_pos_min(0) + 1, "tokens are missing");
+        }
+    }
+}
+
 // What was to be sealed when the graph failed is in its page; a backup that was there still serves a rewind.
 void undone() {
     check_context = "undone";
@@ -401,6 +433,7 @@ int main() {
     holes_in_backups();
     determinism();
     failed_batches();
+    rings();
     undone();
     random_histories();
     return check_report();

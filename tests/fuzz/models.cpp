@@ -17,7 +17,7 @@ namespace {
 float gain(const std::string & name, const std::string & kind, int64_t inputs) {
     const float even = 1.0f/std::sqrt((float) inputs);
     const auto has = [&](const char * part) { return name.find(part) != std::string::npos; };
-    return has("token_embd") ? (kind == "window" ? 0.09f : 0.7f) // Gemma multiplies by 8
+    return has("token_embd") ? (kind.rfind("window", 0) == 0 ? 0.09f : 0.7f) // Gemma multiplies by 8
         : name.rfind("output.", 0) == 0 ? 3*even
         : has("attn_q") || has("attn_k") ? 0.9f*even
         : has("attn_output") ? (kind == "hybrid" ? 6.0f : 1.5f)*even
@@ -62,7 +62,7 @@ struct keys {
 } // namespace
 
 model_ptr make_model(const std::string & kind) {
-    const bool window = kind == "window", hybrid = kind == "hybrid";
+    const bool window = kind.rfind("window", 0) == 0, hybrid = kind == "hybrid";
     keys k(window ? "gemma2" : hybrid ? "lfm2" : "llama");
     k.set("vocab_size", (uint32_t) VOCABULARY);
     k.set("context_length", 32768u);
@@ -77,7 +77,7 @@ model_ptr make_model(const std::string & kind) {
     k.set("rope.dimension_count", 32u);
     k.set("rope.freq_base", 10000.0f);
     if (window) {
-        k.set("attention.sliding_window", (uint32_t) WINDOW);
+        k.set("attention.sliding_window", kind == "window-100" ? 100u : (uint32_t) WINDOW);
         k.set("attn_logit_softcapping", 5.0f);
         k.set("final_logit_softcapping", 30.0f);
     }

@@ -14,5 +14,5 @@ using model_ptr = std::unique_ptr<llama_model, free_model>;
 constexpr int VOCABULARY = 64;
 constexpr int WINDOW = 64; // of "window"
 
-// "plain": two layers; "deep": four; "window": one of two layers sees 64 tokens; "hybrid": one of three has attention.
+// "plain": two layers; "deep": four; "window": one of two layers sees 64 tokens, "window-100": 100; "hybrid": one of three has attention.
 model_ptr make_model(const std::string & kind);

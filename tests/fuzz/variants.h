@@ -13,6 +13,8 @@ struct variant {
     double bound;     // of a position: the mean squared error of its logits over their variance
     double mean_bound; // of all positions
     bool window = false, hybrid = false;
+    int  ring = 0;         // tokens of a window that is packed
+    bool swa_full = false; // window layers keep all tokens
 };
 
 const std::vector<variant> & all_variants();

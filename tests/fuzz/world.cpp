@@ -16,7 +16,7 @@ context_ptr open(llama_model * model, const variant & v, bool packed, uint32_t n
     p.n_seq_max = SEQUENCES;
     p.n_threads = p.n_threads_batch = 1;
     p.kv_unified = v.unified;
-    p.swa_full = false;
+    p.swa_full = v.swa_full;
     p.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     p.type_k = p.type_v = packed ? (ggml_type) xq_ggml_type() : GGML_TYPE_F16;
     if (packed && xq_config_set(v.settings) != 0) {
@@ -102,11 +102,21 @@ int world::used(int s) const {
     return (int) ids.size();
 }
 
+// Two rings hold different numbers of tokens behind their window, so they lose them at different rewinds.
+bool world::lost(llama_memory_t memory, int s) const {
+    const auto first = seqs[s].lower_bound(std::max(0, next(s) - of.ring + 1));
+    const llama_pos min = llama_memory_seq_pos_min(memory, s);
+    return first != seqs[s].end() && (min < 0 || min > first->first);
+}
+
 bool world::check_ends() {
     for (int s = 0; s < SEQUENCES; ++s) {
         const auto say = [&](const char * what, llama_pos min, llama_pos max) {
             return std::string(what) + " " + std::to_string(min) + " to " + std::to_string(max);
         };
+        if (of.ring && (lost(plain_memory(), s) || lost(packed_memory(), s))) {
+            return false;
+        }
         const llama_pos want_max = next(s) - 1, want_min = seqs[s].empty() ? -1 : seqs[s].begin()->first;
         const llama_memory_t a = packed_memory(), b = plain_memory();
         const llama_pos a_min = llama_memory_seq_pos_min(a, s), a_max = llama_memory_seq_pos_max(a, s);

@@ -64,6 +64,7 @@ public:
     // Both caches say of every sequence what the model says; throws a finding. False if llama.cpp's own windows have
     // lost the end of a sequence, or may have lost what its next token sees: it was taken back by more than they hold.
     bool check_ends();
+    bool lost(llama_memory_t memory, int s) const; // tokens that the next one sees have left a ring
     // The packed cache's own list of the tokens of every sequence.
     void check_tokens() const;
     std::vector<std::string> states() const; // of every sequence, packed

@@ -24,7 +24,7 @@ def test_default_text_names_every_setting() -> None:
         "k_1bit_from=-1,v_1bit_from=-1,k_share_from=-1,v_share_from=-1,"
         "window=128,sink=4,k_eta1=0.28,k_eta2=0.045,k_eta3=0,k_eta4=0,"
         "v_eta1=0.166666667,v_eta2=0.045,v_eta3=0,v_eta4=0,k_meta=q8,v_meta=q8,"
-        "follower=minmax,max_ubatch=256"
+        "follower=minmax,max_ubatch=256,swa=f16"
     )
 
 
@@ -50,6 +50,7 @@ def test_a_fraction_is_written_with_a_dot_and_no_exponent(value: float, text: st
         ("k_meta", "f32"), ("v_meta", None), ("follower", "mean"), ("k_alloc", "best"),
         ("k_metric", "keys"), ("k_metric", True),
         ("v_fit", "ls"), ("v_rot", True), ("k_layers", ""), ("k_layers", "*"), ("v_layers", 2),
+        ("swa", "full"), ("swa", False),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_with_its_name_value_and_remedy(setting: str, value: object) -> None:
@@ -68,7 +69,7 @@ def test_a_bad_value_is_refused_with_its_name_value_and_remedy(setting: str, val
         {"v_layers": "2/1*"},
         {"k_share_from": 0, "v_share_from": 16}, {"v_1bit_from": 15}, {"k_share_from": 0.99},
         {"k_eta1": 0.5, "v_eta2": 0}, {"window": 32, "max_ubatch": 32},
-        {"sink": 0}, {"k_meta": "f16", "follower": "ls"},
+        {"sink": 0}, {"k_meta": "f16", "follower": "ls"}, {"swa": "packed", "v_layers": "2/1*"},
     ],
 )  # fmt: skip
 def test_the_limits_themselves_are_allowed(settings: dict[str, object]) -> None:
