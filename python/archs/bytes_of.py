@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 from table import CONTEXTS, KINDS
 
@@ -15,7 +16,9 @@ def main() -> int:
     found: dict[str, dict[str, int]] = {}
     for n_ctx in CONTEXTS:
         for kind in KINDS:
-            llm = Llama(path, kv=kind, n_ctx=n_ctx, swa_full=False, verbose=False)
+            kv, *settings = kind.split(":")
+            given: dict[str, Any] = dict(setting.split("=") for setting in settings)
+            llm = Llama(path, kv=kv, n_ctx=n_ctx, swa_full=False, verbose=False, **given)
             found.setdefault(str(n_ctx), {})[kind] = llm.kv_cache.bytes_total
             llm.close()
     print(json.dumps({"name": name, "outcome": "counted", "bytes": found}))

@@ -22,7 +22,7 @@ from specs import SPECS
 
 SHAPE = "shape-"
 CONTEXTS = (4096, 32768)
-KINDS = ("f16", "q8_0", "q4_0", "quality", "balanced", "tiny")
+KINDS = ("f16", "q8_0", "q4_0", "quality", "balanced", "balanced:swa=packed", "tiny")
 
 
 def names() -> list[str]:

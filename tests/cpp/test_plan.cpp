@@ -43,7 +43,7 @@ void defaults() {
 void every_setting() {
     const std::string text =
         "k_bits=3,v_bits=4,k_layers=2/3,v_layers=1/4*,k_alloc=uniform,k_metric=none,v_fit=minmax,v_rot=none,k_1bit_from=5,v_1bit_from=0.5,k_share_from=4,v_share_from=0.75,window=64,sink=0,k_eta1=0.25,v_eta1=0,"
-        "k_eta2=0.5,v_eta2=0.125,k_eta3=0.01,v_eta3=0.02,k_eta4=0.03,v_eta4=0.04,k_meta=f16,v_meta=q8,follower=ls,max_ubatch=32";
+        "k_eta2=0.5,v_eta2=0.125,k_eta3=0.01,v_eta3=0.02,k_eta4=0.03,v_eta4=0.04,k_meta=f16,v_meta=q8,follower=ls,max_ubatch=32,swa=f16";
     const xq_config c = xq_config_parse(text);
     CHECK(c.text() == text, c.text());
     CHECK(c.k_bits == 3 && c.v_bits == 4 && c.window == 64 && c.sink == 0 && c.max_ubatch == 32);

@@ -62,8 +62,14 @@ def libfuzzer(name: str, seconds: int) -> int:
     sources += [programs.ROOT / "cpp" / "cache" / f"{file}.cpp" for file in ours]
     # Our sources come instrumented, and before libllama's own copies of the same functions.
     programs.program(out, sources, library(), [CLANG, "-rdynamic"], "clang++")
-    limits = [f"-max_total_time={seconds}", f"-max_len={LONGEST[name]}", "-rss_limit_mb=2048"]
-    limits += ["-timeout=10", f"-artifact_prefix={scratch()}/", "-print_final_stats=1"]
+    # Each allocation has a limit, not the peak of the process, which a large parent leaves to it.
+    limits = [f"-max_total_time={seconds}", f"-max_len={LONGEST[name]}", "-rss_limit_mb=0"]
+    limits += [
+        "-malloc_limit_mb=1024",
+        "-timeout=10",
+        f"-artifact_prefix={scratch()}/",
+        "-print_final_stats=1",
+    ]
     env = {**os.environ, "XQ_SEEDS": str(corpus)}
     return subprocess.run([str(out), *limits, str(corpus)], env=env).returncode
 

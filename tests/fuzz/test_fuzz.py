@@ -13,7 +13,7 @@ import shrink
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("packed_library")]
 
-EACH = 11  # variants, which take turns
+EACH = 14  # variants, which take turns
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ const std::vector<variant> & all_variants() {
          true, 512, 5, 0.05},
         {"window",           "window", "window=32,sink=4,max_ubatch=32", true, 512, 0.1, 0.001, true},
         {"window-streams",   "window", "k_bits=4,window=32,sink=0,max_ubatch=64", false, 1024, 0.1, 0.003, true},
-        {"ring-streams",     "window", "window=32,sink=4,max_ubatch=32,swa=packed", false, 4096, 5, 0.1, true, false, 64},
-        {"ring-odd",         "window-100", "k_bits=4,window=32,sink=0,max_ubatch=64,swa=packed", false, 2048, 5, 0.1, true, false, 100},
-        {"window-full",      "window", "window=32,sink=4,max_ubatch=32,swa=packed", true, 1024, 5, 0.1, true, false, 64, true},
+        {"ring-streams",     "window", "window=32,sink=4,max_ubatch=32,swa=packed", false, 4096, 3, 0.06, true, false, 64},
+        {"ring-odd",         "window-100", "k_bits=4,window=32,sink=0,max_ubatch=64,swa=packed", false, 2048, 3, 0.07, true, false, 100},
+        {"window-full",      "window", "window=32,sink=4,max_ubatch=32,swa=packed", true, 1024, 4, 0.04, true, false, 64, true},
         {"hybrid",           "hybrid", "window=32,sink=4,max_ubatch=64", true, 512, 0.1, 0.003, false, true},
     };
     return list;

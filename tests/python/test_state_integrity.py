@@ -137,6 +137,16 @@ def test_the_length_in_the_header_of_a_whole_state_is_bounded(context: Open) -> 
     assert saved.restore(ctx, state, -1)
 
 
+def test_what_llama_cpp_refuses_leaves_the_cache_as_it_was(context: Open) -> None:
+    """The name of another architecture: our part of the state is never reached."""
+    ctx, other = filled(context), filled(context)
+    state = bytearray(saved.save(ctx, -1))
+    state[4] ^= 1
+    assert not saved.restore(ctx, bytes(state), -1)
+    more = WORDS[70:80]
+    assert np.array_equal(ctx.feed(more), other.feed(more))
+
+
 def test_parts_that_are_moved_left_out_or_doubled_are_refused(context: Open) -> None:
     state = saved.save(filled(context))
     at = [(start - 4, start + n + 4) for start, n in saved.sections(state)]
