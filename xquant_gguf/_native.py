@@ -84,6 +84,13 @@ class Native:
         found: dict[str, Any] = json.loads(text or "{}")
         return found
 
+    def cache_bytes(self, ctx: int) -> int | None:
+        """Bytes of a context's keys and values; None where the library cannot tell."""
+        if not self.packed:
+            return None
+        found = self.memory(ctx)
+        return sum(int(b["context"]) for b in found["buffers"]) - int(found["recurrent"])
+
     def gpu_backends(self) -> list[str]:
         """ggml's names of the GPU backends with packed kernels; none in a CPU-only build."""
         if not hasattr(self.lib, "xq_gpu_backends"):

@@ -186,12 +186,21 @@ def empty_snapshot(
 
 
 def stock_snapshot(
-    info: ModelInfo, k: StockKV, v: StockKV, *, n_ctx: int, tokens: int
+    info: ModelInfo,
+    k: StockKV,
+    v: StockKV,
+    *,
+    n_ctx: int,
+    tokens: int,
+    allocated: int | None = None,
 ) -> CacheSnapshot:
     """The same figures for a cache of llama.cpp's own, computed from shapes and block sizes.
 
-    Every layer is counted with ``n_ctx`` cells, so models with sliding-window
-    layers take less than this says.
+    Args:
+        allocated: bytes of the cache as the library counts them. Window layers hold fewer
+            tokens than ``n_ctx``, and layers of latent attention keep no values; where that
+            makes a difference the layers come without bytes. None: every layer is as large
+            as its shape says.
     """
     layers: list[dict[str, Any]] = []
     elements = codes = scales = 0
@@ -219,6 +228,15 @@ def stock_snapshot(
             }
         )
     per_element = 8 / elements if elements else 0.0
+    f16 = 2 * elements
+    code_bits, true_bits = codes * per_element, (codes + scales) * per_element
+    if allocated is not None and allocated != codes + scales:
+        share = allocated / (codes + scales) if codes else 0.0
+        f16, scales = round(f16 * share), round(scales * share)
+        codes = allocated - scales
+        layers = [
+            {key: of for key, of in row.items() if not key.startswith("bytes")} for row in layers
+        ]
     return CacheSnapshot(
         kind=k.name if k == v else f"{k.name}/{v.name}",
         tokens=tokens,
@@ -228,10 +246,10 @@ def stock_snapshot(
         bytes_residual=0,
         bytes_unpacked=0,
         bytes_scratch=0,
-        bytes_f16=2 * elements,
-        code_bits=codes * per_element,
-        true_bits=(codes + scales) * per_element,
-        allocated_bits=(codes + scales) * per_element,
+        bytes_f16=f16,
+        code_bits=code_bits,
+        true_bits=true_bits,
+        allocated_bits=true_bits,
         layers=tuple(layers),
         config="",
     )

@@ -364,7 +364,14 @@ class Llama(SoundTemplates, Completing, Reading, Guarded, llama_cpp.Llama):
                 f"types {self.context_params.type_k} and {self.context_params.type_v}",
                 "use kv= instead of type_k and type_v",
             )
-        return stock_snapshot(self._info, k, v, n_ctx=self.n_ctx(), tokens=self._stock_tokens(ctx))
+        return stock_snapshot(
+            self._info,
+            k,
+            v,
+            n_ctx=self.n_ctx(),
+            tokens=self._stock_tokens(ctx),
+            allocated=_NATIVE.cache_bytes(ctx),
+        )
 
     def _stock_tokens(self, ctx: int) -> int:
         memory_of = llama_cpp.llama_get_memory(ctx)

@@ -113,9 +113,6 @@ std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_
                ggml_type_name(type_v) + "; set both to xq and choose bits with k_bits and v_bits");
     }
     type_k = type_v = GGML_TYPE_F16;
-    if (p.hparams.is_mla()) {
-        refuse("xquant: latent attention (MLA) caches cannot be packed; got the architecture " + p.model.arch_name() + "; use kv=\"f16\"");
-    }
     const bool window = p.swa != LLAMA_SWA_TYPE_NONE;
     if (!window && p.v_trans) {
         refuse("xquant: packed attention replaces flash attention and needs it enabled; got flash attention off; enable it or use kv=\"f16\"");
@@ -174,7 +171,8 @@ size_t xq_cache::bytes() const {
 size_t xq_cache::f16_bytes() const {
     size_t n = 0;
     for (const auto & l : layers) {
-        n += (size_t) l.plan.shape.n_head_kv*(l.plan.shape.dk + l.plan.shape.dv)*2;
+        const int values = model.hparams.is_mla() ? 0 : l.plan.shape.dv; // f16 reads them from the keys' latents
+        n += (size_t) l.plan.shape.n_head_kv*(l.plan.shape.dk + values)*2;
     }
     return n*f16_cells*n_stream;
 }

@@ -40,7 +40,7 @@
 
 // Head dims that can be packed: multiples of XQ_HEAD_DIM_STEP from XQ_MIN_HEAD_DIM to XQ_MAX_HEAD_DIM.
 #define XQ_MIN_HEAD_DIM   32
-#define XQ_MAX_HEAD_DIM  512
+#define XQ_MAX_HEAD_DIM  576
 #define XQ_HEAD_DIM_STEP   8
 #define XQ_MAX_ROWS      256 // of the longest strip: its rows are named by bytes
 XQ_FN int xq_head_dim_fits(int dim) {

@@ -77,7 +77,7 @@ bool xq_refuse_shift(const char * what) {
 ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, ggml_backend_sched_t sched, const xq_cache & cache,
                             const llama_hparams & hparams, int il, ggml_tensor * q, ggml_tensor * k_cur, ggml_tensor * v_cur,
                             ggml_tensor * k_idxs, ggml_tensor * table, ggml_tensor * mask, ggml_tensor * sinks,
-                            ggml_tensor * kq_b, float kq_scale) {
+                            ggml_tensor * kq_b, float kq_scale, ggml_tensor * v_mla) {
     if (!xq_cpu_refusal().empty()) { // the first graph is built while a context is created
         refuse(xq_cpu_refusal());
     }
@@ -128,7 +128,11 @@ ggml_tensor * xq_build_attn(ggml_context * ctx, ggml_cgraph * gf, ggml_backend_s
         ggml_format_name(cur, "xq_combine-%d", il);
         run_beside(sched, planes.k_pages, cur);
     }
-    cur = ggml_reshape_2d(ctx, cur, layer->node.dv*n_head, n_tokens);
+    if (v_mla) { // heads one by one, tokens as columns
+        cur = ggml_permute(ctx, ggml_reshape_3d(ctx, cur, layer->node.dv, n_head, n_tokens), 0, 2, 1, 3);
+        cur = ggml_cont(ctx, ggml_permute(ctx, ggml_mul_mat(ctx, v_mla, cur), 0, 2, 1, 3));
+    }
+    cur = ggml_reshape_2d(ctx, cur, ggml_nelements(cur)/n_tokens, n_tokens);
     ggml_build_forward_expand(gf, cur);
     return cur;
 }

@@ -92,6 +92,7 @@ void xq_one_pass::begin(const ggml_tensor * attend) {
     xq_node_read(attend, node);
     at = attend;
     at_sum = false;
+    heads_apart = false;
     sum = {};
     const ggml_tensor * q = attend->src[XQ_A_Q];
     xq_changed changed = xq_changed_attention(main, config, *node.layer, attend, k_bits, v_bits);
@@ -116,6 +117,10 @@ void xq_one_pass::follow(ggml_tensor * t) {
     const bool adds = t->op == GGML_OP_ADD && other && !is_weight(other);
     if (at_sum && !adds) {
         finish();
+        return;
+    }
+    if (project_heads(t, from)) {
+        at = root(t);
         return;
     }
     const bool combines = t->op == GGML_OP_CUSTOM;
@@ -248,6 +253,29 @@ void xq_one_pass::finish() {
         all.stream += sum.stream;
     }
     il = -1;
+}
+
+bool xq_one_pass::project_heads(const ggml_tensor * t, const ggml_tensor * from) {
+    if (heads_apart) { // put together again
+        heads_apart = false;
+        return t->op == GGML_OP_CONT && from->ne[0]*from->ne[1] == now.size && from->ne[2] == now.tokens && from->nb[1] > from->nb[2];
+    }
+    ggml_tensor * weight = t->src[0];
+    const int64_t n_head = from->ne[2];
+    if (t->op != GGML_OP_MUL_MAT || from != t->src[1] || !is_weight(weight) || weight->ne[2] != n_head || n_head < 2 ||
+        from->ne[0]*n_head != now.size || from->ne[1] != now.tokens || from->nb[2] != from->ne[0]*sizeof(float)) {
+        return false;
+    }
+    xq_own_graph graph;
+    ggml_context * ctx = graph.ctx();
+    ggml_tensor * x = graph.input(now.rows, {from->ne[0], n_head, (int64_t) now.rows.size()/now.size});
+    x = ggml_mul_mat(ctx, weight, ggml_permute(ctx, x, 0, 2, 1, 3));
+    ggml_tensor * y = graph.output(ggml_cont(ctx, ggml_permute(ctx, x, 0, 2, 1, 3)));
+    graph.run(main);
+    now.rows = graph.result(y);
+    now.size = weight->ne[1]*n_head;
+    heads_apart = true;
+    return true;
 }
 
 void xq_one_pass::project(ggml_tensor * weight) {

@@ -50,6 +50,7 @@ private:
     void arrive(const ggml_tensor * t);
     void finish();
     void project(ggml_tensor * weight);
+    bool project_heads(const ggml_tensor * t, const ggml_tensor * from); // each head by its own matrix (MLA)
 
     const xq_config config;
     const std::vector<double> k_bits;
@@ -59,6 +60,7 @@ private:
     int il = -1;                       // of the layer that is being followed, -1 between layers
     const ggml_tensor * at = nullptr;  // what the change is in
     change now;
+    bool heads_apart = false;          // `at` holds heads one by one, tokens within; `now` has rows of tokens as ever
     bool at_sum = false;               // `at` is what the attention was added to
     xq_layer_cost sum;
     std::map<int, xq_layer_cost> found;

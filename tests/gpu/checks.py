@@ -39,6 +39,7 @@ def attention() -> list[Check]:
         Shape(dk=96, dv=80, tokens=2, group=3, k_ranked=4.5, v_bits=3, data="spread", **ROTATED),
         Shape(dk=64, dv=64, tokens=5, group=4, n_kv=161, k_ranked=6.0, v_bits=1, **ROTATED),
         Shape(dk=512, dv=512, tokens=2, group=2, n_kv=95, k_ranked=2.0, v_bits=2, **ROTATED),
+        Shape(dk=576, dv=512, tokens=2, group=8, n_kv=95, k_ranked=2.0, v_bits=2, **ROTATED),
     ]
     return [
         *(partial(attend.test_random_shapes, shape=s) for s in shapes),

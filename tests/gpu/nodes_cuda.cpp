@@ -59,9 +59,9 @@ void layers() {
     check_context = "layers";
     const auto check = (xq_layer_check) xq_cuda_address(XQ_LAYER_CHECK);
     CHECK(check && !xq_cuda_address("xq_layer_check") && !xq_cuda_address("ggml_backend_get_features"));
-    for (int d = 8; check && d <= 576; d += 8) {
+    for (int d = 8; check && d <= 640; d += 8) {
         const xq_node_layer l = xq_plain_layer(d);
-        CHECK((check(&l) == nullptr) == (d >= 32 && d <= 512), d);
+        CHECK((check(&l) == nullptr) == (d >= 32 && d <= XQ_MAX_HEAD_DIM), d);
     }
 }
 

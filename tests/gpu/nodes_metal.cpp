@@ -84,9 +84,9 @@ void layers() {
     const auto check = (xq_layer_check) ggml_backend_reg_get_proc_address(reg, XQ_LAYER_CHECK);
     CHECK(check && !ggml_backend_reg_get_proc_address(reg, "xq_layer_check"));
     CHECK(ggml_backend_reg_get_proc_address(reg, "ggml_backend_get_features"));
-    for (int d = 8; check && d <= 576; d += 8) {
+    for (int d = 8; check && d <= 640; d += 8) {
         const xq_node_layer l = xq_plain_layer(d);
-        CHECK((check(&l) == nullptr) == (d >= 32 && d <= 512), d);
+        CHECK((check(&l) == nullptr) == (d >= 32 && d <= XQ_MAX_HEAD_DIM), d);
     }
 }
 

@@ -19,7 +19,11 @@ FEATURES: Properties = [
     {"holes": True, "blind": True},
 ]
 DIMS = [(64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (128, 64), (64, 96), (192, 128)]
-DIMS += [(264, 320), (512, 512)]  # keys of two strips, the first with rows behind the last channel
+DIMS += [
+    (264, 320),
+    (512, 512),
+    (576, 512),
+]  # keys of two strips, with rows behind the last channel; of three
 STREAMS = [(1, 0), (1, 0), (2, 0), (1, 2), (3, 1)]
 
 

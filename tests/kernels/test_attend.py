@@ -42,12 +42,12 @@ def test_head_dims_off_the_grid(impl: str, d: tuple[int, int], tokens: int) -> N
         assert_near(build(shape).run(impl), build(shape).want, ATTENTION)
 
 
-WIDE = ((264, 40), (320, 384), (384, 264), (512, 512))
+WIDE = ((264, 40), (320, 384), (384, 264), (512, 512), (520, 64), (576, 512))
 
 
 @pytest.mark.parametrize("d", WIDE)
 @pytest.mark.parametrize("tokens", (1, 5, 30))
-def test_keys_of_two_strips(impl: str, d: tuple[int, int], tokens: int) -> None:
+def test_keys_of_several_strips(impl: str, d: tuple[int, int], tokens: int) -> None:
     """Scores are the sum over strips, of few queries and of many, of owners and of followers."""
     for bits in (1, 2, 3, 4):
         form = {"k_bits": bits, "v_bits": bits, "k_meta": bits % 2, "follow": bits > 2}

@@ -24,6 +24,7 @@ SHAPES = [
     Shape(dk=64, dv=48, heads=2, k_bits=2, v_bits=3, streams=2, first_stream=1),
     Shape(dk=264, dv=512, heads=2, k_bits=3, v_bits=2, k_meta=META_F16),
     Shape(dk=512, dv=320, heads=1, k_bits=1, v_bits=3, data="outlier"),
+    Shape(dk=520, dv=576, heads=1, k_bits=4, v_bits=1),
 ]
 
 
@@ -36,6 +37,7 @@ RANKED_SHAPES = [
     Shape(dk=128, dv=32, heads=2, k_bits=2, v_bits=2, v_unbiased=True),
     Shape(dk=40, dv=64, heads=2, k_ranked=8.0, v_bits=3, streams=2, first_stream=1),
     Shape(dk=512, dv=512, heads=2, k_ranked=2.0, v_bits=2, data="spread", **ROTATED),
+    Shape(dk=576, dv=512, heads=1, k_ranked=2.0, v_bits=2, data="spread", **ROTATED),
     Shape(dk=264, dv=264, heads=1, k_ranked=4.5, v_bits=4, data="offset", **ROTATED),
 ]
 WITH_LEADERS = [(shape, follow) for shape in SHAPES for follow in (False, True)]

@@ -207,7 +207,7 @@ void test_layers(const xq_cpu_kernels & k) {
     constexpr int GROUPS[] = {1, 2, 3, 7, 8};
     constexpr int TOKENS[] = {1, 2, 5, 1, 20, 3, 1};
     constexpr int CELLS[]  = {100, 161, 230, 64, 290};
-    constexpr int WIDE[]   = {264, 320, 384, 512}; // of two strips
+    constexpr int WIDE[]   = {264, 320, 576, 512}; // of two strips and of three
     constexpr int KINDS[]  = {NORMAL, SPREAD, NORMAL, CONSTANT, OUTLIER, TINY, NORMAL, HUGE_VALUES};
     for (int i = 0; i < 120; ++i) {
         shape s{};

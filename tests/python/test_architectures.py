@@ -16,9 +16,17 @@ pytestmark = pytest.mark.usefixtures("packed_library")
 NAMES = ["qwen2", "qwen3", "qwen35", "qwen3moe", "gemma2", "gemma3", "gemma3n", "gemma4-d256"]
 NAMES += ["gpt-oss", "llama", "llama4", "phi2", "phi3", "glm4", "granite", "granitehybrid", "lfm2"]
 NAMES += ["nemotron_h", "olmo2", "cohere2", "falcon-h1", "mpt", "baichuan-13b", "starcoder2"]
-NAMES += ["deepseek2-nomla", "minicpm3", "qwen2vl", "smollm3"]
+NAMES += [
+    "deepseek2",
+    "deepseek2-nomla",
+    "kimi-linear",
+    "mistral4",
+    "minicpm3",
+    "qwen2vl",
+    "smollm3",
+]
 FLOOR = 1e-3
-HIGHER = ("qwen3moe", "gpt-oss", "llama4", "deepseek2-nomla", "gemma3n")
+HIGHER = ("qwen3moe", "gpt-oss", "llama4", "deepseek2", "deepseek2-nomla", "mistral4", "gemma3n")
 """Where a rounding error grows: it may choose other experts, or pass many stacked streams."""
 OF_Q4_0 = 1.5
 

@@ -171,7 +171,7 @@ def test_layers_whose_queries_say_nothing_keep_their_keys(context: Open, tmp_pat
 # ---- every kind of model ----
 
 KINDS = (
-    "bloom", "command-r", "deci", "deepseek2-nomla", "exaone4", "falcon-h1", "gemma3n",
+    "bloom", "command-r", "deci", "deepseek2", "deepseek2-nomla", "exaone4", "falcon-h1", "gemma3n",
     "gemma4-d256-shared", "glm4", "gpt-oss", "jamba", "llama4", "minicpm3", "mpt", "olmo2", "phi3",
     "qwen2vl", "qwen35moe", "stablelm",
 )  # fmt: skip

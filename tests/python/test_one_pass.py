@@ -103,7 +103,15 @@ def test_the_layer_that_weighs_more_comes_first(tiny: Tiny, tmp_path: Path) -> N
 
 ARCHS = ["qwen35", "qwen3moe", "gemma2", "gemma3", "gemma4-d256", "gpt-oss", "llama4", "phi2"]
 ARCHS += ["granitehybrid", "lfm2", "nemotron_h", "olmo2", "cohere2", "falcon-h1", "mpt"]
-ARCHS += ["deepseek2-nomla", "minicpm3", "qwen2vl", "smollm3", "starcoder2"]
+ARCHS += [
+    "deepseek2",
+    "deepseek2-nomla",
+    "kimi-linear",
+    "minicpm3",
+    "qwen2vl",
+    "smollm3",
+    "starcoder2",
+]
 
 
 @pytest.mark.parametrize("arch", ARCHS)

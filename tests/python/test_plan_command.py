@@ -97,10 +97,10 @@ def test_the_command_writes_every_figure(
 def test_a_cache_that_the_model_cannot_have_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(tmp_path, "model", "deepseek2")
+    path = write(tmp_path, "model", "deepseek32")
     assert cli.main([str(path), "--kv", "f16,balanced", "--ctx", "4096"]) == 0
     said = capsys.readouterr().out
-    assert "balanced: latent attention (MLA) caches cannot be packed" in said
+    assert "balanced: every layer's attention must have a packed form" in said
     assert "`f16`: all 32,768 tokens fit" in said
 
 

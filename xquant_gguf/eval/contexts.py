@@ -244,7 +244,14 @@ class Context:
                 tokens=sum(self.held),
                 recurrent=recurrent,
             )
-        return stock_snapshot(info, self.kv, self.kv, n_ctx=self.n_ctx, tokens=sum(self.held))
+        return stock_snapshot(
+            info,
+            self.kv,
+            self.kv,
+            n_ctx=self.n_ctx,
+            tokens=sum(self.held),
+            allocated=self.model.native.cache_bytes(self.handle),
+        )
 
     def settings(self) -> str:
         """The cache's settings as text."""
