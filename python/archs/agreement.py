@@ -15,6 +15,7 @@ import numpy as np
 
 PROMPT, REPLY = 600, 64
 HERE = Path(__file__).parent
+F16_RAN = "f16 has read the tokens"  # told at once, for an assertion may end the process later
 
 
 @dataclass
@@ -50,6 +51,7 @@ def measure(name: str, path: Path) -> Agreement:
     from xquant_gguf.errors import XQuantError
 
     truth = _logits(path, kv="f16", flash_attn=False)
+    print(F16_RAN, file=sys.stderr, flush=True)
     try:
         exact, layers = _packed(path, window=4096)
     except XQuantError as error:

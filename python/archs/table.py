@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agreement import HERE, write
+from agreement import F16_RAN, HERE, write
 from specs import SPECS
 
 SHAPE = "shape-"
@@ -42,13 +43,14 @@ def child(arguments: list[str], library: Path) -> dict[str, Any] | str:
             [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=900
         )
     except subprocess.TimeoutExpired:
-        return "takes longer than 15 minutes"
+        return "fails: takes longer than 15 minutes"
     lines = done.stdout.splitlines()
     if done.returncode == 0 and lines:
         found: dict[str, Any] = json.loads(lines[-1])
         return found
     said = [line for line in done.stderr.splitlines() if "Error" in line or "ASSERT" in line]
-    return (said or [f"exit status {done.returncode}"])[-1]
+    why = re.sub(r"\S*/(?=llama\.cpp/)| \(/\S*\)", "", (said or [f"exit status {done.returncode}"])[-1])
+    return f"fails: {why}" if F16_RAN in done.stderr else f"no file that f16 can run: {why}"
 
 
 def measure(name: str, library: Path) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def measure(name: str, library: Path) -> dict[str, Any]:
             return {"name": name, "outcome": "no file: the loader wants other keys"}
         tool = "bytes_of.py" if name.startswith(SHAPE) else "agreement.py"
         found = child([str(HERE / tool), name, str(path)], library)
-    return found if isinstance(found, dict) else {"name": name, "outcome": f"fails: {found}"}
+    return found if isinstance(found, dict) else {"name": name, "outcome": found}
 
 
 def agreement_rows(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -25,7 +25,7 @@ class FakeContext:
 
     BATCH = windows.Context.BATCH
 
-    def __init__(self, model: Any, kv: Any, *, n_ctx: int, threads: int) -> None:
+    def __init__(self, model: Any, kv: Any, *, n_ctx: int, threads: int, swa_full: bool) -> None:
         self.noise = 0.0 if kv == resolve_kv("f16") else 0.3
         self.model, self.held, self.fed = model, 0, 0
 

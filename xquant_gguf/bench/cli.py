@@ -177,7 +177,15 @@ def _measure_into(
         tokens = fill_tokens(model, depths[-1] + 1, args.text)
         caches: dict[str, Context] = {}
         for name, kv in kvs.items():
-            context = Context(model, kv, n_ctx=n_ctx, threads=args.threads, batch=args.batch)
+            context = Context(
+                model,
+                kv,
+                n_ctx=n_ctx,
+                threads=args.threads,
+                batch=args.batch,
+                # All caches alike; but repeated rows must all be there.
+                swa_full=None if args.repeat else False,
+            )
             stack.callback(context.close)
             caches[name] = context
         bar = stack.enter_context(progress_bar("tokens"))

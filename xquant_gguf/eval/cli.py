@@ -152,7 +152,9 @@ def _describe(
     model: Model, name: str, kv: XQuantConfig | StockKV, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Bits and bytes of an empty cache of ``--ctx`` tokens: it allocates all it will ever use."""
-    with closing(Context(model, kv, n_ctx=args.ctx, threads=args.threads)) as context:
+    with closing(
+        Context(model, kv, n_ctx=args.ctx, threads=args.threads, swa_full=False)
+    ) as context:
         now = context.snapshot()
         return {
             "kv": name,

@@ -173,7 +173,7 @@ def run(
                     done = pieces.get("retrieval", name, n, i)
                     if done is None:
                         context = context or Context(
-                            model, kv, n_ctx=padded_ctx(longest), threads=threads
+                            model, kv, n_ctx=padded_ctx(longest), threads=threads, swa_full=False
                         )
                         done = hit(context, prompt)
                         pieces.put(done, "retrieval", name, n, i)

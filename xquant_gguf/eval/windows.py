@@ -146,7 +146,7 @@ def _open(
     f16 = resolve_kv("f16")
 
     def new(kv: XQuantConfig | StockKV) -> Context:
-        context = Context(model, kv, n_ctx=n_ctx, threads=threads)
+        context = Context(model, kv, n_ctx=n_ctx, threads=threads, swa_full=False)
         stack.callback(context.close)
         return context
 
