@@ -49,7 +49,9 @@ def child(arguments: list[str], library: Path) -> dict[str, Any] | str:
         found: dict[str, Any] = json.loads(lines[-1])
         return found
     said = [line for line in done.stderr.splitlines() if "Error" in line or "ASSERT" in line]
-    why = re.sub(r"\S*/(?=llama\.cpp/)| \(/\S*\)", "", (said or [f"exit status {done.returncode}"])[-1])
+    why = re.sub(
+        r"\S*/(?=llama\.cpp/)| \(/\S*\)", "", (said or [f"exit status {done.returncode}"])[-1]
+    )
     return f"fails: {why}" if F16_RAN in done.stderr else f"no file that f16 can run: {why}"
 
 
