@@ -241,3 +241,15 @@ def test_the_context_is_the_models_own_or_what_fits(
     little, more = chosen("--kv", "f16"), chosen()
     assert little is not None and more is not None
     assert 256 <= little < more <= 8192
+
+
+def test_thoughts_are_shown_on_demand_and_folded(talked: Chat) -> None:
+    chat = talked
+    assert commands.run("/think", chat).text == "the last reply has no thoughts"
+    chat.conversation.ask("two?")
+    chat.conversation.answer("<think>one more than one</think>2")
+    assert commands.run("/think", chat).text == "one more than one"
+    assert commands.run("/think fold", chat).fold is True
+    assert commands.run("/think show", chat).fold is False
+    wrong = commands.run("/think off", chat)
+    assert wrong.failed and "fold or show; got 'off'" in wrong.text

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from xquant_gguf.chat.markdown import MarkdownStream
+from xquant_gguf.chat.markdown import MarkdownStream, thoughts
 
 REPLY = """# A title
 Some **bold words** and `code` with 2 * 3 and snake_case and a line that is longer than forty.
@@ -88,3 +88,39 @@ def test_the_width_of_the_moment_counts() -> None:
     width[0] = 80
     assert "\n" in first.rstrip("\n")
     assert stream.feed("one two three four five six\n").count("\n") == 1
+
+
+THINKING = "<think>\nIt is <b>2</b>,\n```\ncode\n```\nor 3.</think>\n\nIt is 2 < 3."
+
+
+def folded(text: str, size: int) -> str:
+    stream = MarkdownStream(lambda: 40, lambda: True)
+    return (
+        "".join(stream.feed(text[i : i + size]) for i in range(0, len(text), size)) + stream.flush()
+    )
+
+
+def seen(text: str) -> str:
+    """What is left on a terminal: a line that is cleared is gone."""
+    return re.sub(r"[^\n]*\r\x1b\[K", "", plain(text))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_folded_thoughts_are_one_line_whatever_the_pieces(size: int) -> None:
+    line = "▸ 8 words of thought; /think shows them\n"
+    assert seen(folded(THINKING, size)) == line + "It is 2 < 3."
+    assert seen(folded("So: " + THINKING, size)) == "So: \n" + line + "It is 2 < 3."
+    assert seen(folded("<think>one", size)) == line.replace("8 words", "1 word")
+    assert folded("no < thought", size) == shown("no < thought", size)
+
+
+def test_while_thoughts_come_the_line_says_so() -> None:
+    stream = MarkdownStream(lambda: 40, lambda: True)
+    assert plain(stream.feed("<think>Let me")) == "thinking…"
+    assert stream.feed(" see </thi") == ""
+    assert "3 words" in stream.feed("nk>") and plain(stream.feed("Yes.") + stream.flush()) == "Yes."
+
+
+def test_what_a_reply_thought() -> None:
+    assert thoughts(THINKING + "<think>More") == "It is <b>2</b>,\n```\ncode\n```\nor 3.\n\nMore"
+    assert thoughts("nothing") == ""

@@ -62,6 +62,7 @@ def _run(options: Options) -> int:
     assert path is not None and info is not None and n_ctx is not None
     prompt = _one_prompt(options)
     screen = Screen(notes_on_stderr=prompt is not None)
+    screen.fold_thoughts = options.fold_thoughts
     opener = Opener(options, path, n_ctx)
     chat = Chat(
         llm=opener.load(),

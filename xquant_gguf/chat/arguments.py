@@ -34,6 +34,7 @@ class Options:
     show_config: bool
     verbose: bool
     chat_template: str | None = None
+    fold_thoughts: bool = False
     budget: int | None = None
     """Bytes for cache and computation."""
     kv_named: bool = True
@@ -71,6 +72,7 @@ def parse(argv: Sequence[str]) -> Options:
         show_config=values["show_config"],
         verbose=values["verbose"],
         chat_template=values["chat_template"],
+        fold_thoughts=values["think"] == "fold",
         budget=bytes_of(values["budget"]) if values["budget"] else None,
         kv_named=any(values[flag] is not None for flag in ("kv", *FLAGS)),
     )
@@ -102,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="memory for cache and computation, such as 2GiB: chooses the context, or with --ctx "
         "the cache closest to f16 that fits",
+    )
+    add(
+        "--think",
+        choices=("show", "fold"),
+        default="show",
+        help="what a model thinks: dimmed, or one line (show; also /think)",
     )
     add("--threads", type=int, metavar="N", help="CPU threads")
     add("--gpu-layers", type=int, metavar="N", default=0, help="layers on the GPU, -1 for all")

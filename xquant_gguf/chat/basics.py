@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import cache_file, figures, session_file
 from .conversation import Conversation
+from .markdown import thoughts
 from .sampling import Sampling
 from .session_file import SavedChat
 from .state import Chat, Command, Result
@@ -67,9 +68,21 @@ def _load(chat: Chat, argument: str) -> Result:
     return Result(text, messages=tuple(saved.messages))
 
 
+def _think(chat: Chat, argument: str) -> Result:
+    if argument in _THINK:
+        fold = _THINK[argument]
+        return Result("thoughts are folded" if fold else "thoughts are shown", fold=fold)
+    if argument:
+        return Result(f"/think takes fold or show; got {argument!r}", failed=True)
+    said = [m["content"] for m in chat.conversation.messages if m["role"] == "assistant"]
+    return Result(thoughts(said[-1] if said else "") or "the last reply has no thoughts")
+
+
 def _bye(chat: Chat, argument: str) -> Result:
     return Result(leave=True)
 
+
+_THINK = {"fold": True, "show": False}
 
 COMMANDS: dict[str, Command] = {
     "/clear": Command(_clear, "/clear", "start a new chat; the system prompt stays"),
@@ -85,6 +98,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "/load": Command(
         _load, "/load FILE", "go on with a saved chat", "The chat is shown; it replaces this one."
+    ),
+    "/think": Command(
+        _think,
+        "/think [fold|show]",
+        "show the last reply's thoughts; fold all, or not",
+        "Folded, one line stands for what a model thinks (--think fold).",
     ),
     "/bye": Command(_bye, "/bye", "leave (also /exit, /quit, Ctrl-D)"),
 }

@@ -108,6 +108,8 @@ def _show(result: Result, screen: Screen) -> None:
         (screen.error if result.failed else screen.say)(result.text)
     if result.copy:
         screen.copy(result.copy)
+    if result.fold is not None:
+        screen.fold_thoughts = result.fold
 
 
 def _put_back(chat: Chat, turns: int, kept: list[Message]) -> None:

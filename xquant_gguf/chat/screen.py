@@ -25,6 +25,8 @@ def clean(text: str) -> str:
 class Screen:
     """Two streams: ``write`` and ``say`` go to standard output, ``note`` and ``error`` beside it.
 
+    ``fold_thoughts``: one line stands for what a model thinks (``<think>``), on a terminal.
+
     Args:
         notes_on_stderr: keep standard output for the reply alone, as scripts need.
     """
@@ -33,7 +35,10 @@ class Screen:
         self._out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
         self._err = Console(soft_wrap=True, highlight=False, markup=False, emoji=False, stderr=True)
         plain = not self._out.is_terminal or self._out.is_dumb_terminal
-        self._reply = None if plain else MarkdownStream(lambda: self._out.width)
+        self.fold_thoughts = False
+        self._reply = (
+            None if plain else MarkdownStream(lambda: self._out.width, lambda: self.fold_thoughts)
+        )
         self._notes = self._err if notes_on_stderr else self._out
 
     @property

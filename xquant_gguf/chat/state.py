@@ -41,6 +41,7 @@ class Result:
         draft: text for the input line.
         messages: turns to be shown.
         copy: text for the clipboard.
+        fold: whether one line stands for thoughts from now on; None changes nothing.
     """
 
     text: str = ""
@@ -50,6 +51,7 @@ class Result:
     draft: str = ""
     messages: tuple[Message, ...] = ()
     copy: str = ""
+    fold: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)

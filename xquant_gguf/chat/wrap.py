@@ -36,6 +36,15 @@ class WordWrap:
                     shown.append(self._place_word())
         return "".join(shown)
 
+    @property
+    def within_line(self) -> bool:
+        """Whether something stands on the line already."""
+        return self._column > 0 or bool(self._word)
+
+    def new_line(self) -> str:
+        """End the line."""
+        return self.feed("\n")
+
     def mark(self, code: str) -> str:
         """Put a code without width where the text stands."""
         if not self._word:
