@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from llama_trees import trees
 
 
 def compiler() -> str:
@@ -22,8 +22,7 @@ def compiler() -> str:
 def llama_tree() -> Path:
     """A patched llama.cpp source tree: XQUANT_SRC, or that of a build in this checkout."""
     named = os.environ.get("XQUANT_SRC")
-    trees = [Path(named)] if named else sorted(ROOT.glob("build/*/llama.cpp"))
-    for tree in trees:
+    for tree in trees():
         if (tree / "src" / "llama-kv-cells.h").is_file():
             return tree
     if named:

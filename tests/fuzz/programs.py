@@ -11,6 +11,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+
+from llama_trees import trees  # noqa: E402
+
 SANITISERS = {
     "address": "address,undefined -fno-sanitize-recover=all",
     "thread": "thread",
@@ -31,9 +35,7 @@ def compiler() -> str | None:
 
 def tree() -> Path | None:
     """A patched llama.cpp source tree: XQUANT_SRC, or that of a build in this checkout."""
-    named = os.environ.get("XQUANT_SRC")
-    trees = [Path(named)] if named else sorted(ROOT.glob("build/*/llama.cpp"))
-    return next((t for t in trees if (t / "src" / "llama-kv-cells.h").is_file()), None)
+    return next((t for t in trees() if (t / "src" / "llama-kv-cells.h").is_file()), None)
 
 
 def flags(sanitiser: str | None) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from llama_trees import trees
 
 from .build import COMMON, CPP, CUDA, FLAGS, HERE, compiler, run
 
@@ -18,8 +18,7 @@ EMULATED = [CPP / COMMON[0], *(CPP / source for source in CUDA), NODES]
 
 def tree() -> Path:
     """A patched llama.cpp source tree: XQUANT_SRC, or that of a build in this checkout."""
-    named = os.environ.get("XQUANT_SRC")
-    for path in [Path(named)] if named else sorted(ROOT.glob("build/*/llama.cpp")):
+    for path in trees():
         if (path / "ggml/include/ggml.h").is_file():
             return path
     pytest.skip("needs a llama.cpp tree: build the project here, or set XQUANT_SRC")
