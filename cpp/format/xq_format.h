@@ -53,6 +53,8 @@ XQ_FN int xq_key_rows(int dk) {
     const int step = XQ_HEAD_DIM_STEP*xq_key_strips(dk);
     return (dk + step - 1) / step * XQ_HEAD_DIM_STEP;
 }
+// Floats of a query in scratch: as many as its strips have rows (536 channels: 552), in whole words of lanes.
+XQ_FN int xq_query_floats(int dk) { return (xq_key_strips(dk)*xq_key_rows(dk) + 31) & ~31; }
 
 // Precision of a group's scale and zero point.
 #define XQ_META_F16 0  // f16 scale, f16 zero point: 32 bits a group

@@ -152,16 +152,16 @@ void sharing() {
 // One strip up to 256 channels, two beyond: as few rows as hold all channels, in multiples of 8.
 void strips_of_keys() {
     for (int d = 0; d <= 600; ++d) {
-        CHECK((xq_head_dim_fits(d) != 0) == (d >= 32 && d <= 512 && d % 8 == 0), d);
+        CHECK((xq_head_dim_fits(d) != 0) == (d >= 32 && d <= 576 && d % 8 == 0), d);
         if (!xq_head_dim_fits(d)) {
             continue;
         }
         for (const char * text : {"k_alloc=uniform,k_bits=3", "k_bits=2", "k_bits=0.5", "k_bits=8"}) {
             const xq_config c = xq_config_parse(text);
             const xq_side s = xq_key_side(c, c.k_bits, d, false);
-            CHECK(s.strips == (d <= 256 ? 1 : 2) && s.rows <= XQ_MAX_ROWS && s.rows % 8 == 0, d, text);
+            CHECK(s.strips == (d + 255)/256 && s.rows <= XQ_MAX_ROWS && s.rows % 8 == 0, d, text);
             CHECK(s.strips*s.rows >= d && s.strips*s.rows < d + 8*s.strips, d, text);
-            CHECK(s.strips*s.rows <= ((d + 31) & ~31), d, text); // as queries are padded
+            CHECK(s.strips*s.rows <= xq_query_floats(d) && d <= xq_query_floats(d), d, text);
             CHECK(s.strips > 1 || s.rows == d, d, text);
             CHECK(xq_head_words(s) == s.strips*xq_side_words(s), d, text);
             CHECK(xq_head_meta_bytes(s) == s.strips*xq_meta_bytes(s.rows, s.meta), d, text);

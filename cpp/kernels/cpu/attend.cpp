@@ -70,7 +70,7 @@ void prefetch(const void * p, size_t bytes) {
 
 // Per-thread scratch, carved from one allocation that lives as long as the thread.
 struct scratch {
-    float * q;      // [rows][dk padded to 32]
+    float * q;      // [rows][xq_query_floats(dk)]
     float * s;      // [rows][CHUNK]  logits of the chunk at hand, then weights
     float * o;      // [rows][dv padded to 32]  output of the chunk at hand, not yet divided by its sum
     float * top;    // [rows]  its largest logit
@@ -84,7 +84,7 @@ struct scratch {
     static size_t floats(int rows, int dk_pad, int dv_pad) {
         return (size_t) rows*(dk_pad + CHUNK + 2*dv_pad + 4) + (size_t) dk_pad*XQ_LANES;
     }
-    scratch(int rows, int dk, int dv) : dk_pad((dk + 31) & ~31), dv_pad((dv + 31) & ~31), rows(rows) {
+    scratch(int rows, int dk, int dv) : dk_pad(xq_query_floats(dk)), dv_pad((dv + 31) & ~31), rows(rows) {
         static thread_local std::vector<float> memory;
         memory.resize(std::max(memory.size(), floats(rows, dk_pad, dv_pad)));
         float * p = memory.data();
@@ -474,7 +474,7 @@ private:
 } // namespace
 
 size_t xq_attend_scratch(int dk, int dv) {
-    return sizeof(float)*scratch::floats(BLOCK_ROWS, (dk + 31) & ~31, (dv + 31) & ~31);
+    return sizeof(float)*scratch::floats(BLOCK_ROWS, xq_query_floats(dk), (dv + 31) & ~31);
 }
 
 static int n_chunks(int n_kv) { return (n_kv + XQ_TILE*XQ_CHUNK_TILES - 1) / (XQ_TILE*XQ_CHUNK_TILES); }

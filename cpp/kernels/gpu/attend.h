@@ -156,7 +156,7 @@ template <int ROWS>
 XQ_BODY void xqg_attend(xqg_place at, XQ_CONST const xqg_attend_args & a, xqg_planes p, XQ_GLOBAL const float * q_in,
                         XQ_GLOBAL const uint16_t * mask, XQ_GLOBAL const int32_t * table, XQ_GLOBAL float * out, XQ_SHARED float * shared) {
     const int quad_floats = (int) (sizeof(xqg_quad)/sizeof(float)), lane = at.lane;
-    const int dk = a.layer.dk, dv = a.layer.dv, ldq = (dk + 31) & ~31;
+    const int dk = a.layer.dk, dv = a.layer.dv, ldq = xq_query_floats(dk);
     const xqg_layout l = xqg_layout_of(a.layer.k, a.layer.v, dk, ROWS, quad_floats);
     XQ_SHARED float * q = shared + l.q;
     XQ_SHARED float * s = shared + l.s;

@@ -40,7 +40,7 @@ typedef struct {
 
 XQ_FN xqg_layout xqg_layout_of(xq_side k, xq_side v, int dk, int rows, int quad_floats) {
     xqg_layout l;
-    const int dk_pad = (dk + 31) & ~31, row_pad = (k.rows + 31) & ~31;
+    const int dk_pad = xq_query_floats(dk), row_pad = (k.rows + 31) & ~31;
     l.dv_pad = v.strips*XQ_LANES;
     l.q    = 0;
     l.s    = l.q + rows*dk_pad;
