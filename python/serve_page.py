@@ -1,4 +1,4 @@
-"""The page of ``xquant serve`` in headless Chromium: send, stream, stop, regenerate, overflow.
+"""The page of ``xquant serve`` in headless Chromium: send, stop, regenerate, overflow, thoughts.
 
     python python/serve_page.py http://127.0.0.1:8080 --chromium /usr/bin/chromium --out shots
 
@@ -8,11 +8,27 @@ Needs the playwright package; pictures of each step go into a folder, to be look
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 LONG = "Tell me a very long story about a lighthouse, with many chapters."
+
+THOUGHTS = [
+    [{"reasoning_content": "Riv"}, {"reasoning_content": "ers?"}, {"content": "Salt."}],
+    [{"content": part} for part in ("<thi", "nk>\nRiv", "ers?\n</th", "ink>\n\nSalt", ".")],
+]
+
+
+def stream(deltas: list[dict[str, str]]) -> str:
+    events = [json.dumps({"choices": [{"delta": delta}]}) for delta in deltas]
+    return "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"])
+
+
+def answer(deltas: list[dict[str, str]]) -> Any:
+    """What answers a request in place of the server."""
+    return lambda route: route.fulfill(body=stream(deltas))
 
 
 def wait_for(condition: Any, what: str, seconds: float = 120) -> None:
@@ -88,10 +104,36 @@ def main() -> int:
         assert len(texts("note")) == 1, "a chat past the context must say so, once"
         print("said:", texts("note")[0])
         shot("full")
+
+        answered = len(texts("assistant"))
+        send("word " * 9000)
+        wait_for(lambda: len(texts("error")) == 1 and not busy(), "a message too long is refused")
+        assert texts("unsent") and page.input_value("#text").startswith("word word")
+        assert len(texts("note")) == 1, "a message that was refused must leave out nothing more"
+        send("And then?")
+        wait_for(lambda: len(texts("assistant")) > answered and not busy(), "and the chat goes on")
+
+        send(LONG)
+        wait_for(lambda: busy() and any(texts("assistant")[answered + 1 :]), "is writing")
         page.click("#new")
-        send("Hello")
+        with page.expect_request("**/v1/chat/completions") as asked:
+            send("Hello")
         wait_for(lambda: any(texts("assistant")) and not busy(), "a new chat goes on")
+        roles = [one["role"] for one in asked.value.post_data_json["messages"]]
+        assert roles == ["user"], "a chat that was left must not go into the next one"
         shot("new")
+
+        for deltas in THOUGHTS:  # as a server may send them
+            page.click("#new")
+            page.route("**/v1/chat/completions", answer(deltas))
+            send("Think.")
+            wait_for(lambda: texts("assistant") == ["Salt."] and not busy(), "thoughts are apart")
+            thoughts = page.locator("details > div")
+            assert thoughts.text_content() == "Rivers?" and not thoughts.is_visible()
+            page.click("summary")
+            assert thoughts.is_visible()
+            shot("thoughts")
+            page.unroute("**/v1/chat/completions")
         browser.close()
         assert not faults, faults
     return 0

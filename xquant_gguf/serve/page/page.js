@@ -31,6 +31,12 @@ function thoughts(before) {
   return text;
 }
 
+// What models write between <think> and </think> where the server leaves it in the text; the end may still be to come.
+function parted(text) {
+  const [, inside, rest] = /^\s*<think>([^]*?)(?:<\/think>\s*([^]*))?$/.exec(text) ?? [null, null, text];
+  return { thought: inside?.trim() ?? "", said: rest ?? "" };
+}
+
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -46,50 +52,70 @@ async function* events(response) {
 }
 
 // Asks for a reply. When the chat is longer than the context, the oldest turns are left out, and that is said.
-async function ask() {
-  for (;;) {
+async function ask(signal) {
+  for (let from = seen; ; from += 2) {
     const response = await fetch("v1/chat/completions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ messages: messages.slice(seen), stream: true }),
-      signal: running.signal,
+      body: JSON.stringify({ messages: messages.slice(from), stream: true }),
+      signal,
     });
-    if (response.ok) return response;
+    if (response.ok) {
+      if (from > seen) leaveOut(from);
+      return response;
+    }
     const { error } = await response.json();
-    if (error.type !== "exceed_context_size_error" || seen + 2 >= messages.length) throw new Error(error.message);
-    seen += 2;
-    at("left-out")?.remove();
-    const note = show("note", `The oldest ${seen === 2 ? "turn" : `${seen / 2} turns`} no longer fit: the model does not see them.`);
-    note.id = "left-out";
-    [...at("chat").querySelectorAll(".user")].at(-1).before(note);
+    if (error.type !== "exceed_context_size_error" || from + 2 >= messages.length) throw new Error(error.message);
   }
 }
 
+function leaveOut(from) {
+  seen = from;
+  at("left-out")?.remove();
+  const note = show("note", `The oldest ${seen === 2 ? "turn" : `${seen / 2} turns`} no longer fit: the model does not see them.`);
+  note.id = "left-out";
+  [...at("chat").querySelectorAll(".user")].at(-1).before(note);
+}
+
+// A message without a reply is no part of the chat, where it would stand before the next one (and, if it is too long, would
+// make that fail as well): it goes back into the box, to be changed or sent again.
+function takeBack() {
+  const { content } = messages.pop();
+  at("text").value ||= content;
+  [...at("chat").querySelectorAll(".user")].at(-1).className = "unsent";
+}
+
 async function reply() {
-  running = new AbortController();
+  const mine = running = new AbortController();
   state();
-  let element = null;
-  let content = "", thinking = null;
+  let element = null, thinking = null;
+  let written = "", reasoning = "", content = "", failed = "The model said nothing.";
   try {
-    const response = await ask();
+    const response = await ask(mine.signal);
     element = show("assistant", "");
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
       const delta = event.choices[0]?.delta ?? {};
-      if (delta.reasoning_content) {
-        thinking ??= thoughts(element);
-        thinking.textContent += delta.reasoning_content;
-      }
-      content += delta.content ?? "";
+      reasoning += delta.reasoning_content ?? "";
+      written += delta.content ?? "";
+      const { thought, said } = parted(written);
+      content = said;
       const chat = at("chat"), low = chat.scrollHeight - chat.scrollTop - chat.clientHeight < 80;
+      if (reasoning || thought) (thinking ??= thoughts(element)).textContent = reasoning + thought;
       element.textContent = content;
       if (low) chat.scrollTop = chat.scrollHeight;
     }
+    if (content) failed = "";
   } catch (error) {
-    if (error.name !== "AbortError") show("error", `The reply failed: ${error.message}`);
+    failed = error.name === "AbortError" ? "" : `The reply failed: ${error.message}`;
   }
+  if (running !== mine) return; // a new chat was begun
   if (content) messages.push({ role: "assistant", content });
-  else element?.remove();
+  else {
+    element?.remove();
+    takeBack();
+  }
+  if (failed) show("error", failed);
   running = null;
   state();
   figures();
@@ -134,6 +160,7 @@ at("again").addEventListener("click", () => {
 
 at("new").addEventListener("click", () => {
   running?.abort();
+  running = null;
   messages.length = seen = 0;
   at("chat").replaceChildren();
   state();
