@@ -79,7 +79,7 @@ def stats(cache: CacheSnapshot, last: Reply | None) -> Rows:
         *plan_rows(cache),
     ]
     if cache.config:
-        rows.append(("settings", cache.config))
+        rows.append(("settings", cache.config.replace(",", ", ")))
     if last is not None and last.speed:
         rows.append(("last reply", f"{last.tokens} tokens, {last.speed:.1f} tok/s"))
     return rows
