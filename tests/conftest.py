@@ -29,19 +29,6 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"XQUANT_TEST_LOCALE: {why}") from None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What one process of several runs: a file, and all of ``tests/gpu`` in its order.
-
-    Vulkan's software driver brings an LLVM of its own and does not start behind everything that
-    may be loaded by then.
-    """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            folder = item.path.parent
-            group = folder.name if folder.name == "gpu" else str(item.path.relative_to(ROOT))
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct (Q4_1): XQUANT_TEST_SMOLLM2, or the demo's model, fetched once."""

@@ -13,7 +13,7 @@ from conftest import subprocess_env
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("packed_library")]
 
 SCRIPT = Path(__file__).parents[2] / "python" / "chat" / "long_conversation.py"
-CTX = 512
+CTX = 256
 GROWTH = 8  # MiB that the process may grow by in the last quarter
 
 
@@ -29,5 +29,5 @@ def test_a_conversation_of_four_contexts(smollm2: Path, tmp_path: Path) -> None:
     full = [turn for turn in turns if turn["forgotten"]]
     assert len({turn["forgotten"] for turn in full}) > 3
     asked = [turn["obeyed"] for turn in full if turn["obeyed"] is not None]
-    assert len(asked) > 5 and sum(asked) >= len(asked) - 2  # a small model may miss one
+    assert len(asked) > 3 and sum(asked) >= len(asked) - 2  # a small model may miss one
     assert quarters[3]["rss_mib"] - quarters[2]["rss_mib"] < GROWTH
