@@ -44,9 +44,9 @@ def logits(llm: Llama) -> Logits:
 
 def evaluate(llm: Llama) -> list[Logits]:
     """After a prompt of which a part is sealed, a token, and three at once."""
-    tokens = llm.tokenize((TEXT * 8).encode())[:76]
+    tokens = llm.tokenize((TEXT * 8).encode())[:120]
     out = []
-    for first, end in ((0, 72), (72, 73), (73, 76)):
+    for first, end in ((0, 116), (116, 117), (117, 120)):
         llm.eval(tokens[first:end])
         out.append(logits(llm))
     return out
