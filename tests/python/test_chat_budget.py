@@ -61,7 +61,7 @@ def test_what_is_too_small_says_what_would_fit(smollm2: Path, more: list[str]) -
 
 
 def test_caches_that_a_model_cannot_have_are_passed_over(tiny: object) -> None:
-    path = tiny("deepseek2")  # type: ignore[operator]
+    path = tiny("deepseek32")  # type: ignore[operator]
     got = within(arguments.parse([str(path), "--budget", "1GiB", "--ctx", "512"]), str(path))
     assert got.kv_name == "f16"
     with pytest.raises(UnsupportedModelError):
