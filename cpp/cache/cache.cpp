@@ -97,7 +97,8 @@ void xq_layer::describe() {
 
 void xq_cache::expect(const expectation & of) { expected = of; }
 
-std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_v, uint32_t & kv_size, const params & p) {
+std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_v, uint32_t & kv_size,
+                                           const params & p) {
     const bool k = type_k == GGML_TYPE_XQ, v = type_v == GGML_TYPE_XQ;
     if (!k && !v && !(p.other && p.other->get_xq())) {
         return nullptr;
@@ -123,7 +124,8 @@ std::unique_ptr<xq_cache> xq_cache::create(ggml_type & type_k, ggml_type & type_
             : config.swa == XQ_SWA_PACKED ? create_window(p, config) : nullptr;
         if (made) {
             kv_size = made->kv_size;
-            LLAMA_LOG_INFO("xquant: packing %zu layers, %u page rows a stream; %s\n", made->layers.size(), made->rows(), config.text().c_str());
+            LLAMA_LOG_INFO("xquant: packing %zu layers, %u page rows a stream; %s\n",
+                           made->layers.size(), made->rows(), config.text().c_str());
         }
         return made;
     } catch (const std::bad_alloc &) {
@@ -152,7 +154,8 @@ std::unique_ptr<xq_cache> xq_cache::create_window(const params & p, const xq_con
     std::unique_ptr<xq_cache> made(new xq_cache(of, config, rules));
     made->f16_cells = p.kv_size;
     if (made->tiles[0].n_pages() >= made->tiles[0].n_tiles() || made->bytes() >= made->f16_bytes()) {
-        LLAMA_LOG_INFO("xquant: window layers stay in f16: packed they would take %zu bytes, and take %zu\n", made->bytes(), made->f16_bytes());
+        LLAMA_LOG_INFO("xquant: window layers stay in f16: packed they would take %zu bytes, and take %zu\n",
+                       made->bytes(), made->f16_bytes());
         return nullptr;
     }
     return made;
@@ -161,9 +164,7 @@ std::unique_ptr<xq_cache> xq_cache::create_window(const params & p, const xq_con
 size_t xq_cache::bytes() const {
     size_t n = 0;
     for (const auto & l : layers) {
-        const auto & s = l.plan.shape;
-        n += ((l.owns_k() ? l.k_words() : 0) + (l.owns_v() ? l.v_words() : 0))*4 + l.k_meta_size() + l.v_meta_size() +
-             (size_t) l.n_rows*s.n_head_kv*(s.dk + s.dv)*2;
+        n += l.code_bytes() + l.meta_bytes() + l.page_bytes();
     }
     return n*n_stream;
 }
@@ -178,8 +179,8 @@ size_t xq_cache::f16_bytes() const {
 }
 
 xq_cache::xq_cache(const params & p, const xq_config & config, const xq_tile_rules & rules)
-    : model(p.model), config(config), kv_size(p.kv_size), n_stream(p.n_stream), n_seq_max(p.n_seq_max), f16_cells(p.kv_size),
-      micro_batch((uint32_t) rules.max_ubatch) {
+    : model(p.model), config(config), kv_size(p.kv_size), n_stream(p.n_stream), n_seq_max(p.n_seq_max),
+      f16_cells(p.kv_size), micro_batch((uint32_t) rules.max_ubatch) {
     const auto shapes = shapes_of(p);
     for (const auto & s : shapes) {
         check_head_dim(s.il, "key", s.dk);

@@ -44,6 +44,10 @@ struct xq_layer {
     size_t v_words()     const { return (size_t) n_tiles*plan.shape.n_head_kv*xq_head_words(plan.v); }
     size_t k_meta_size() const { return (size_t) n_tiles*plan.shape.n_head_kv*xq_head_meta_bytes(plan.k); }
     size_t v_meta_size() const { return (size_t) n_tiles*plan.shape.n_head_kv*xq_head_meta_bytes(plan.v); }
+    // Bytes of a stream.
+    size_t code_bytes() const { return ((owns_k() ? k_words() : 0) + (owns_v() ? v_words() : 0))*4; }
+    size_t meta_bytes() const { return k_meta_size() + v_meta_size(); }
+    size_t page_bytes() const { return (size_t) n_rows*plan.shape.n_head_kv*(plan.shape.dk + plan.shape.dv)*2; }
 
     // Fills in `node`.
     void describe();
@@ -79,10 +83,11 @@ public:
     static void expect(const expectation & of);
 
     // The packed cache if the types ask for one, else null. Either way the types become those of the tensors that
-    // llama_kv_cache allocates itself: pages, or the plain cache of a sliding window, which stays in f16 unless packing it is
-    // asked for and saves memory; then kv_size becomes the number of cells that its ring needs.
+    // llama_kv_cache allocates itself: pages, or the plain cache of a sliding window, which stays in f16 unless packing
+    // it is asked for and saves memory; then kv_size becomes the number of cells that its ring needs.
     // Throws std::runtime_error (rule, value, remedy) for what cannot be packed.
-    static std::unique_ptr<xq_cache> create(ggml_type & type_k, ggml_type & type_v, uint32_t & kv_size, const params & p);
+    static std::unique_ptr<xq_cache> create(ggml_type & type_k, ggml_type & type_v, uint32_t & kv_size,
+                                            const params & p);
 
     // ---- storage, while llama_kv_cache creates its layers
     uint32_t rows() const { return tiles[0].n_pages()*XQ_TILE; } // page rows of a stream
@@ -91,7 +96,9 @@ public:
 
     // ---- placing tokens
     bool writable(uint32_t stream, const llama_kv_cells & cells, uint32_t cell) const { return tiles[stream].writable(cells, cell); }
-    uint32_t search_from(uint32_t stream, const llama_kv_cells & cells, uint32_t head) const { return tiles[stream].search_from(cells, head); }
+    uint32_t search_from(uint32_t stream, const llama_kv_cells & cells, uint32_t head) const {
+        return tiles[stream].search_from(cells, head);
+    }
     bool has_room(uint32_t stream, const llama_kv_cells & cells, int n_tokens) const { return tiles[stream].has_room(cells, n_tokens); }
     void place(uint32_t stream, const llama_kv_cells & cells, const std::vector<uint32_t> & idxs) { tiles[stream].place(cells, idxs); }
     // Cells that place() and what goes before it change: those of the tokens, and the outdated ones of a ring.

@@ -109,7 +109,8 @@ void check(const xq_config & c) {
     if (c.k_alloc == XQ_ALLOC_RANGE && (shares(c.k_share_from) || c.k_1bit_from.layer >= 0 || c.k_1bit_from.fraction >= 0.0)) {
         refuse("k_alloc", "range", "uniform where keys have k_share_from or k_1bit_from");
     }
-    if (c.swa == XQ_SWA_PACKED && ((!c.k_layers.bits.empty() && !c.k_layers.repeats) || (!c.v_layers.bits.empty() && !c.v_layers.repeats))) {
+    const auto lists = [](const xq_layer_bits & layers) { return !layers.bits.empty() && !layers.repeats; };
+    if (c.swa == XQ_SWA_PACKED && (lists(c.k_layers) || lists(c.v_layers))) {
         refuse("swa", "packed", "f16 where k_layers or v_layers list the layers one by one");
     }
     if (c.v_unbiased && shares(c.v_share_from)) {

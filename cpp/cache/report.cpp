@@ -46,9 +46,7 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
             if (s.n_head_kv == 0) { // a layer without attention, as in Nemotron-Super: it has no keys
                 continue;
             }
-            const size_t c = ((l.owns_k() ? l.k_words() : 0) + (l.owns_v() ? l.v_words() : 0))*4*of.n_stream;
-            const size_t m = (l.k_meta_size() + l.v_meta_size())*of.n_stream;
-            const size_t r = (size_t) l.n_rows*s.n_head_kv*(s.dk + s.dv)*2*of.n_stream;
+            const size_t c = l.code_bytes()*of.n_stream, m = l.meta_bytes()*of.n_stream, r = l.page_bytes()*of.n_stream;
             const double k_el = (double) s.n_head_kv*s.dk, v_el = (double) s.n_head_kv*s.dv;
             codes += c; scales += m; residual += r;
             per_token += k_el + v_el;
@@ -60,12 +58,14 @@ std::string xq_cache::report(uint32_t tokens, size_t unpacked_bytes, int n_threa
             scratch = std::max(scratch, t);
             rows << (rows.tellp() > 0 ? "," : "") << "{\"il\":" << s.il << ",\"packed\":true"
                  << ",\"k_bits\":" << num(side_bits(l.plan.k)) << ",\"v_bits\":" << num(side_bits(l.plan.v))
-                 << ",\"k_leader\":" << (l.owns_k() ? -1 : l.plan.k_leader) << ",\"v_leader\":" << (l.owns_v() ? -1 : l.plan.v_leader)
+                 << ",\"k_leader\":" << (l.owns_k() ? -1 : l.plan.k_leader)
+                 << ",\"v_leader\":" << (l.owns_v() ? -1 : l.plan.v_leader)
                  << ",\"k_metric\":" << num(l.metric ? l.metric->largest_over_smallest() : 1)
                  << ",\"k_metric_why_one\":\"" << (l.metric ? l.metric->why_one() : "k_metric=none") << "\""
                  << ",\"n_head_kv\":" << s.n_head_kv << ",\"head_dim_k\":" << s.dk << ",\"head_dim_v\":" << s.dv
                  << ",\"bytes_codes\":" << c << ",\"bytes_scales\":" << m << ",\"bytes_residual\":" << r
-                 << ",\"cells\":" << of.kv_size << ",\"bytes_scratch\":" << t << "}"; // shared by all layers, not added up
+                 << ",\"cells\":" << of.kv_size
+                 << ",\"bytes_scratch\":" << t << "}"; // shared by all layers, not added up
         }
     };
     add(*this);

@@ -36,7 +36,8 @@ xq_saved_tiles xq_cache::take_sparse(llama_kv_cells & cells, uint32_t stream) {
     return sparse;
 }
 
-// A ring that has no cells for a micro-batch: what no later token sees is removed, so that tiles with the rest have holes.
+// A ring that has no cells for a micro-batch: what no later token sees is removed, so that tiles with the rest have
+// holes.
 bool xq_cache::forget_unseen(llama_kv_cells & cells, uint32_t stream) {
     const xq_tiles & of = tiles[stream];
     uint32_t usable = 0;

@@ -57,7 +57,8 @@ bool xq_tiles::visible(const llama_kv_cells & cells, uint32_t cell, int next) co
     for (llama_seq_id s = 0, left = rules.is_ring() ? cells.seq_count(cell) : 0; left > 0; ++s) {
         if (cells.seq_has(cell, s)) {
             --left;
-            if (!llama_hparams::is_masked_swa(rules.n_swa, rules.swa, cells.pos_get(cell), cells.seq_pos_max(s) + next)) {
+            const llama_pos query = cells.seq_pos_max(s) + next;
+            if (!llama_hparams::is_masked_swa(rules.n_swa, rules.swa, cells.pos_get(cell), query)) {
                 return true;
             }
         }

@@ -45,8 +45,8 @@ class xq_tiles {
 public:
     xq_tiles(const xq_tile_rules & rules, uint32_t n_cells);
 
-    // May a new token go to this cell? It must be empty, or in a tile of a ring that no later token sees; and not among the
-    // holes of a tile that is sealed for good.
+    // May a new token go to this cell? It must be empty, or in a tile of a ring that no later token sees; and not among
+    // the holes of a tile that is sealed for good.
     bool writable(const llama_kv_cells & cells, uint32_t cell) const;
 
     // Are there pages for a micro-batch of this size? If not, settle() makes them: sequences were removed, or restored.
@@ -58,8 +58,8 @@ public:
     // May a token at `next` positions behind the newest, or later, see what is in this cell?
     bool visible(const llama_kv_cells & cells, uint32_t cell, int next) const;
 
-    // Where a search for cells begins: in a ring behind the newest token, so that its tile is filled first and its tiles are those
-    // of a history without rewinds; else at `head`.
+    // Where a search for cells begins: in a ring behind the newest token, so that its tile is filled first and its tiles
+    // are those of a history without rewinds; else at `head`.
     uint32_t search_from(const llama_kv_cells & cells, uint32_t head) const;
 
     // Account for a micro-batch whose cells have just been set: give its tiles pages and decide what is sealed

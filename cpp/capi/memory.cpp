@@ -96,8 +96,8 @@ void xq_before_state(llama_context & ctx, llama_memory_i * memory) {
 }
 
 xq_reading::xq_reading(llama_context & ctx, llama_memory_i * memory, llama_seq_id seq_id, llama_state_seq_flags flags)
-    : memory(all_packed(memory).empty() || (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) ? nullptr : memory), seq_id(seq_id),
-      exceptions(std::uncaught_exceptions()) {
+    : memory(all_packed(memory).empty() || (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) ? nullptr : memory),
+      seq_id(seq_id), exceptions(std::uncaught_exceptions()) {
     xq_before_state(ctx, memory);
 }
 

@@ -13,8 +13,9 @@ struct llama_memory_params;
 struct llama_ubatch;
 class llama_kv_cache;
 
-// Before the memory is created, what a packed one must know of its context. Where all tokens of a batch see each other (no causal attention) or are pooled, a packed
-// cache takes whole micro-batches of the context, however small config.max_ubatch is.
+// Before the memory is created, what a packed one must know of its context. Where all tokens of a batch see each other
+// (no causal attention) or are pooled, a packed cache takes whole micro-batches of the context, however small
+// config.max_ubatch is.
 void xq_expect(const llama_memory_params & params, const llama_cparams & cparams);
 
 // Once the memory is there. Otherwise micro-batches of a packed cache are at most config.max_ubatch tokens: pages for one are part
@@ -29,8 +30,9 @@ bool xq_refuse_batch(llama_memory_i * memory, const llama_cparams & cparams, uin
 // out, or the cells would not fit what their tiles hold.
 void xq_before_state(llama_context & ctx, llama_memory_i * memory);
 
-// The same around reading one. A state has a part for each cache, and each checks its own: when one of them refuses, the sequences
-// are left empty in all. seq_id -1: the whole context. With LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY the main cache has no part.
+// The same around reading one. A state has a part for each cache, and each checks its own: when one of them refuses,
+// the sequences are left empty in all. seq_id -1: the whole context. With LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY the main
+// cache has no part.
 class xq_reading {
 public:
     xq_reading(llama_context & ctx, llama_memory_i * memory, llama_seq_id seq_id, llama_state_seq_flags flags);

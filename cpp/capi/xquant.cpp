@@ -50,7 +50,8 @@ int xq_report(const struct llama_context * ctx, char * buf, int size) {
             unpacked += bytes;
         }
     }
-    return xq_give(c.main->get_xq()->report(tokens, unpacked, llama_n_threads(const_cast<llama_context *>(ctx)), window), buf, size);
+    const int n_threads = llama_n_threads(const_cast<llama_context *>(ctx));
+    return xq_give(c.main->get_xq()->report(tokens, unpacked, n_threads, window), buf, size);
 }
 
 int xq_gpu_backends(char * buf, int size) {

@@ -258,7 +258,8 @@ void xq_one_pass::finish() {
 bool xq_one_pass::project_heads(const ggml_tensor * t, const ggml_tensor * from) {
     if (heads_apart) { // put together again
         heads_apart = false;
-        return t->op == GGML_OP_CONT && from->ne[0]*from->ne[1] == now.size && from->ne[2] == now.tokens && from->nb[1] > from->nb[2];
+        return t->op == GGML_OP_CONT && from->ne[0]*from->ne[1] == now.size && from->ne[2] == now.tokens &&
+               from->nb[1] > from->nb[2];
     }
     ggml_tensor * weight = t->src[0];
     const int64_t n_head = from->ne[2];

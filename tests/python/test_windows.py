@@ -41,6 +41,20 @@ def test_a_deep_rewind_equals_a_fresh_run(
     assert np.array_equal(logits(llm), logits(fresh))
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("arch", ["gemma3", "gpt-oss", "llama4"])
+def test_f16_is_counted_alike_by_itself_and_beside_a_packed_cache(
+    tiny: Callable[[str], Path], load: Callable[..., Any], arch: str, whole: bool
+) -> None:
+    path = tiny(arch)
+    f16, q8_0, packed = (
+        load(path, kv=kv, n_ctx=4096, swa_full=whole).kv_cache.snapshot()
+        for kv in ("f16", "q8_0", "balanced")
+    )
+    assert f16.bytes_total == f16.bytes_f16 == packed.bytes_f16
+    assert q8_0.bytes_total == pytest.approx(f16.bytes_total * 8.5 / 16, rel=1e-3)
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("kind", SMALL[:2], ids=lambda kind: kind["kv"])
 def test_a_deep_rewind_of_gemma_equals_a_fresh_run(
