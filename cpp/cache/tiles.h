@@ -58,8 +58,8 @@ public:
     // May a token at `next` positions behind the newest, or later, see what is in this cell?
     bool visible(const llama_kv_cells & cells, uint32_t cell, int next) const;
 
-    // Where a search for cells begins: in a ring behind the newest token, so that its tile is filled first and its tiles
-    // are those of a history without rewinds; else at `head`.
+    // Where a search for cells begins: in a ring behind the newest token, so that its tile is filled first and its
+    // tiles are those of a history without rewinds; else at `head`.
     uint32_t search_from(const llama_kv_cells & cells, uint32_t head) const;
 
     // Account for a micro-batch whose cells have just been set: give its tiles pages and decide what is sealed
